@@ -1,0 +1,44 @@
+// The CPU kernels: one table per instruction set, chosen at run time by CPUID.
+//
+// Every kernel works on a range of rows (or other units that it names) and knows nothing of threads: the caller splits
+// the range. No result depends on how it is split.
+#pragma once
+
+#include "core/epilogue.h"
+#include "core/flow_warp.h"
+#include "core/pixel_shuffle.h"
+
+namespace vsr::cpu {
+
+struct Kernels {
+  const char* isa;
+  // Rows [begin, end) of N * H output rows.
+  void (*flow_warp)(const FlowWarp&, int64_t begin, int64_t end);
+  // Rows [begin, end) of N * H: the gradient by flow.
+  void (*flow_warp_grad_flow)(const FlowWarpBackward&, int64_t begin, int64_t end);
+  // Units [begin, end) of N * grad_x_blocks(C): one image and one block of channels each, so that a destination has one
+  // writer and sums are taken in raster order.
+  void (*flow_warp_grad_x)(const FlowWarpBackward&, int64_t begin, int64_t end);
+  // Rows [begin, end) of N * H rows before the shuffle.
+  void (*epilogue)(const Epilogue&, int64_t begin, int64_t end);
+  void (*epilogue_backward)(const EpilogueBackward&, int64_t begin, int64_t end);
+};
+
+constexpr int64_t kGradBlock = 16;  // channels: one cache line of float32
+
+inline int64_t grad_x_blocks(int64_t channels) { return (channels + kGradBlock - 1) / kGradBlock; }
+
+const Kernels& kernels_portable();
+const Kernels& kernels_avx2();
+const Kernels& kernels_avx512();
+
+// The best table for this CPU, or the one that VSR_KERNELS_CPU_ISA names (read once). Throws std::runtime_error for an
+// unknown name or one that this CPU cannot run.
+const Kernels& kernels();
+
+// Moves of elements, which gain nothing from wider instructions. Rows of N * H before the shuffle.
+void pixel_shuffle(const PixelShuffle&, int64_t begin, int64_t end);
+// Pixels [begin, end).
+void gather_channels(const ChannelGather&, int64_t begin, int64_t end);
+
+}  // namespace vsr::cpu

@@ -1,0 +1,72 @@
+// Vector of eight floats on AVX2, FMA and F16C. Included under the target pragma of kernels_avx2.cpp only.
+#pragma once
+
+#include <immintrin.h>
+
+#include "core/dtype.h"
+
+namespace vsr::cpu::avx2 {
+
+inline __m256 widen(__m128i halves, bfloat16) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+inline __m256 widen(__m128i halves, float16) { return _mm256_cvtph_ps(halves); }
+
+inline __m128i narrow(__m256 v, float16) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
+inline __m128i narrow(__m256 v, bfloat16) {
+  const __m256i bits = _mm256_castps_si256(v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x00400000));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+  const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+  const __m256i packed = _mm256_packus_epi32(high, high);  // each 128-bit half twice
+  return _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
+}
+
+struct Vec {
+  static constexpr int kWidth = 8;
+  __m256 v;
+
+  static Vec set(float value) { return {_mm256_set1_ps(value)}; }
+  static Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+  template <class T>
+  static Vec load(const T* p) {
+    return {widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), T{})};
+  }
+  template <class T>
+  static Vec load(const T* p, int count) {
+    alignas(32) T part[kWidth] = {};
+    for (int i = 0; i < count; ++i) part[i] = p[i];
+    return load(part);
+  }
+  void store(float* p) const { _mm256_storeu_ps(p, v); }
+  template <class T>
+  void store(T* p) const {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow(v, T{}));
+  }
+  template <class T>
+  void store(T* p, int count) const {
+    alignas(32) T part[kWidth];
+    store(part);
+    for (int i = 0; i < count; ++i) p[i] = part[i];
+  }
+  float sum() const {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+  }
+};
+
+inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
+inline Vec sub(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
+inline Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+// NaN passes, as in torch: max returns its second operand then.
+inline Vec relu(Vec x) { return {_mm256_max_ps(_mm256_setzero_ps(), x.v)}; }
+// Where x > 0: a, elsewhere (NaN too): b.
+inline Vec where_positive(Vec x, Vec a, Vec b) {
+  return {_mm256_blendv_ps(b.v, a.v, _mm256_cmp_ps(x.v, _mm256_setzero_ps(), _CMP_GT_OQ))};
+}
+
+}  // namespace vsr::cpu::avx2

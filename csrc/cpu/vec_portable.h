@@ -1,0 +1,71 @@
+// Vector of eight floats in plain C++, which compilers map to what the base instruction set has.
+#pragma once
+
+#include "core/dtype.h"
+
+namespace vsr::cpu::portable {
+
+struct Vec {
+  static constexpr int kWidth = 8;
+  float lane[kWidth];
+
+  static Vec set(float value) {
+    Vec v;
+    for (float& x : v.lane) x = value;
+    return v;
+  }
+  template <class T>
+  static Vec load(const T* p) {
+    Vec v;
+    for (int i = 0; i < kWidth; ++i) v.lane[i] = to_float(p[i]);
+    return v;
+  }
+  template <class T>
+  static Vec load(const T* p, int count) {
+    Vec v = set(0.0f);
+    for (int i = 0; i < count; ++i) v.lane[i] = to_float(p[i]);
+    return v;
+  }
+  template <class T>
+  void store(T* p) const {
+    for (int i = 0; i < kWidth; ++i) p[i] = from_float<T>(lane[i]);
+  }
+  template <class T>
+  void store(T* p, int count) const {
+    for (int i = 0; i < count; ++i) p[i] = from_float<T>(lane[i]);
+  }
+  float sum() const {
+    float s[4];
+    for (int i = 0; i < 4; ++i) s[i] = lane[i] + lane[i + 4];
+    return (s[0] + s[2]) + (s[1] + s[3]);
+  }
+};
+
+inline Vec add(Vec a, Vec b) {
+  for (int i = 0; i < Vec::kWidth; ++i) a.lane[i] += b.lane[i];
+  return a;
+}
+inline Vec sub(Vec a, Vec b) {
+  for (int i = 0; i < Vec::kWidth; ++i) a.lane[i] -= b.lane[i];
+  return a;
+}
+inline Vec mul(Vec a, Vec b) {
+  for (int i = 0; i < Vec::kWidth; ++i) a.lane[i] *= b.lane[i];
+  return a;
+}
+inline Vec fma(Vec a, Vec b, Vec c) {  // a * b + c
+  for (int i = 0; i < Vec::kWidth; ++i) c.lane[i] += a.lane[i] * b.lane[i];
+  return c;
+}
+// NaN passes, as in torch.
+inline Vec relu(Vec x) {
+  for (float& v : x.lane) v = v < 0.0f ? 0.0f : v;
+  return x;
+}
+// Where x > 0: a, elsewhere (NaN too): b.
+inline Vec where_positive(Vec x, Vec a, Vec b) {
+  for (int i = 0; i < Vec::kWidth; ++i) b.lane[i] = x.lane[i] > 0.0f ? a.lane[i] : b.lane[i];
+  return b;
+}
+
+}  // namespace vsr::cpu::portable

@@ -1,0 +1,174 @@
+// Pixel shuffle and its inverse: moves of elements by size, for any dtype.
+//
+// Plan. A thread moves one block of r x r vectors of 16 bytes through registers, so that every global access is 16 bytes
+// wide on both sides and no shared memory or barrier is needed:
+//   channels_last: V neighbouring output channels of one pixel. The packed side holds them as V * r * r neighbouring
+//     elements (r * r vectors); the other side as one vector in each of r * r pixels. Threads run over channel groups
+//     first, then pixels: the vectors of a warp are neighbours on the shuffled side, and on the packed side the L1 serves
+//     the r * r vectors that a thread reads one after the other.
+//   contiguous: V neighbouring pixels of one output channel and one sub-row i. The packed side holds r planes with one
+//     vector each; the other side V * r neighbouring elements, i.e. r vectors. Threads run over the row first.
+// The transposition between the two happens in registers: the loops are unrolled, so that no index is dynamic. Where the
+// sizes or addresses do not allow vectors of 16 bytes, or r is not 2, 3 or 4, a second kernel moves single elements.
+
+#include <cstdint>
+
+#include "cuda/pixel_shuffle.h"
+
+namespace vsr::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kVectorBytes = 16;
+
+template <class T>
+struct alignas(kVectorBytes) Vector {
+  static constexpr int kSize = kVectorBytes / sizeof(T);
+  T lane[kSize];
+};
+
+template <class T>
+__device__ Vector<T> load(const void* base, int64_t offset) {
+  const int4 bits = *reinterpret_cast<const int4*>(static_cast<const T*>(base) + offset);
+  return *reinterpret_cast<const Vector<T>*>(&bits);
+}
+
+template <class T>
+__device__ void store(void* base, int64_t offset, const Vector<T>& v) {
+  *reinterpret_cast<int4*>(static_cast<T*>(base) + offset) = *reinterpret_cast<const int4*>(&v);
+}
+
+template <class T, int R, bool kInverse>
+__global__ void __launch_bounds__(kThreads) shuffle_channels_last_kernel(PixelShuffle p, int64_t units) {
+  constexpr int V = Vector<T>::kSize;
+  const int64_t unit = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (unit >= units) return;
+  const int64_t groups = p.c / V;
+  const int64_t c = unit % groups * V, pixel = unit / groups;
+  const int64_t w = pixel % p.w, row = pixel / p.w;
+  const int64_t h = row % p.h, n = row / p.h;
+  // packed[k] is element k of V * R * R: channel k / R^2 of the group, sub-pixel k % R^2.
+  Vector<T> packed[R * R], shuffled[R * R];
+  const int64_t packed_at = packed_offset(p, n, c, 0, 0, h, w);
+  if constexpr (!kInverse) {
+#pragma unroll
+    for (int k = 0; k < R * R; ++k) packed[k] = load<T>(p.source, packed_at + k * V);
+#pragma unroll
+    for (int e = 0; e < V * R * R; ++e) shuffled[e % (R * R)].lane[e / (R * R)] = packed[e / V].lane[e % V];
+#pragma unroll
+    for (int k = 0; k < R * R; ++k) store(p.destination, shuffled_offset(p, n, c, k / R, k % R, h, w), shuffled[k]);
+  } else {
+#pragma unroll
+    for (int k = 0; k < R * R; ++k) shuffled[k] = load<T>(p.source, shuffled_offset(p, n, c, k / R, k % R, h, w));
+#pragma unroll
+    for (int e = 0; e < V * R * R; ++e) packed[e / V].lane[e % V] = shuffled[e % (R * R)].lane[e / (R * R)];
+#pragma unroll
+    for (int k = 0; k < R * R; ++k) store(p.destination, packed_at + k * V, packed[k]);
+  }
+}
+
+template <class T, int R, bool kInverse>
+__global__ void __launch_bounds__(kThreads) shuffle_contiguous_kernel(PixelShuffle p, int64_t units) {
+  constexpr int V = Vector<T>::kSize;
+  const int64_t unit = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (unit >= units) return;
+  const int64_t groups = p.w / V;
+  const int64_t w = unit % groups * V;
+  int64_t rest = unit / groups;
+  const int64_t h = rest % p.h;
+  rest /= p.h;
+  const int64_t i = rest % R;
+  rest /= R;
+  const int64_t c = rest % p.c, n = rest / p.c;
+  Vector<T> planes[R], line[R];  // planes[j]: sub-column j of V pixels; line: the V * R neighbours of the shuffled row
+  const int64_t line_at = shuffled_offset(p, n, c, i, 0, h, w);
+  if constexpr (!kInverse) {
+#pragma unroll
+    for (int j = 0; j < R; ++j) planes[j] = load<T>(p.source, packed_offset(p, n, c, i, j, h, w));
+#pragma unroll
+    for (int e = 0; e < V * R; ++e) line[e / V].lane[e % V] = planes[e % R].lane[e / R];
+#pragma unroll
+    for (int k = 0; k < R; ++k) store(p.destination, line_at + k * V, line[k]);
+  } else {
+#pragma unroll
+    for (int k = 0; k < R; ++k) line[k] = load<T>(p.source, line_at + k * V);
+#pragma unroll
+    for (int e = 0; e < V * R; ++e) planes[e % R].lane[e / R] = line[e / V].lane[e % V];
+#pragma unroll
+    for (int j = 0; j < R; ++j) store(p.destination, packed_offset(p, n, c, i, j, h, w), planes[j]);
+  }
+}
+
+// One element per thread, in the order of the destination, so that at least the writes are neighbours.
+template <class T>
+__global__ void __launch_bounds__(kThreads) shuffle_elements_kernel(PixelShuffle p, int64_t units) {
+  const int64_t unit = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (unit >= units) return;
+  int64_t rest = unit, n, c, i, j, h, w;
+  const auto take = [&rest](int64_t size) {
+    const int64_t digit = rest % size;
+    rest /= size;
+    return digit;
+  };
+  if (p.inverse && p.channels_last) {
+    j = take(p.r), i = take(p.r), c = take(p.c), w = take(p.w), h = take(p.h), n = rest;
+  } else if (p.inverse) {
+    w = take(p.w), h = take(p.h), j = take(p.r), i = take(p.r), c = take(p.c), n = rest;
+  } else if (p.channels_last) {
+    c = take(p.c), j = take(p.r), w = take(p.w), i = take(p.r), h = take(p.h), n = rest;
+  } else {
+    j = take(p.r), w = take(p.w), i = take(p.r), h = take(p.h), c = take(p.c), n = rest;
+  }
+  const int64_t packed = packed_offset(p, n, c, i, j, h, w), shuffled = shuffled_offset(p, n, c, i, j, h, w);
+  static_cast<T*>(p.destination)[p.inverse ? packed : shuffled] =
+      static_cast<const T*>(p.source)[p.inverse ? shuffled : packed];
+}
+
+template <class Kernel>
+cudaError_t launch(Kernel kernel, const PixelShuffle& p, int64_t units, cudaStream_t stream) {
+  constexpr int64_t kMaxBlocks = 0x7fffffff;  // of grid.x
+  const int64_t blocks = (units + kThreads - 1) / kThreads;
+  if (blocks == 0) return cudaSuccess;
+  if (blocks > kMaxBlocks) return cudaErrorInvalidConfiguration;
+  kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(p, units);
+  return cudaGetLastError();
+}
+
+bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % kVectorBytes == 0; }
+
+template <class T, int R>
+cudaError_t launch_vectors(const PixelShuffle& p, cudaStream_t stream) {
+  constexpr int V = Vector<T>::kSize;
+  if (p.channels_last) {
+    const int64_t units = p.n * p.h * p.w * (p.c / V);
+    return p.inverse ? launch(shuffle_channels_last_kernel<T, R, true>, p, units, stream)
+                     : launch(shuffle_channels_last_kernel<T, R, false>, p, units, stream);
+  }
+  const int64_t units = p.n * p.c * R * p.h * (p.w / V);
+  return p.inverse ? launch(shuffle_contiguous_kernel<T, R, true>, p, units, stream)
+                   : launch(shuffle_contiguous_kernel<T, R, false>, p, units, stream);
+}
+
+template <class T>
+cudaError_t launch_typed(const PixelShuffle& p, cudaStream_t stream) {
+  constexpr int V = Vector<T>::kSize;
+  if ((p.channels_last ? p.c : p.w) % V == 0 && aligned(p.source) && aligned(p.destination)) {
+    if (p.r == 2) return launch_vectors<T, 2>(p, stream);
+    if (p.r == 3) return launch_vectors<T, 3>(p, stream);
+    if (p.r == 4) return launch_vectors<T, 4>(p, stream);
+  }
+  return launch(shuffle_elements_kernel<T>, p, p.n * p.c * p.r * p.r * p.h * p.w, stream);
+}
+
+}  // namespace
+
+cudaError_t launch_pixel_shuffle(const PixelShuffle& problem, cudaStream_t stream) {
+  switch (problem.element_size) {
+    case 2: return launch_typed<uint16_t>(problem, stream);
+    case 4: return launch_typed<uint32_t>(problem, stream);
+    case 8: return launch_typed<uint64_t>(problem, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace vsr::cuda

@@ -1,0 +1,24 @@
+#include "cpu/kernels.h"
+#include "torch/shuffle.h"
+
+namespace vsr::op {
+namespace {
+
+Tensor run(const char* op, const Tensor& x, int64_t r, bool inverse) {
+  const ShuffleCall call = prepare_shuffle(op, x, r, inverse);
+  const PixelShuffle& p = call.problem;
+  if (x.numel() > 0)
+    torch::stable::parallel_for(0, p.n * p.h, 1, [&](int64_t begin, int64_t end) { cpu::pixel_shuffle(p, begin, end); });
+  return call.out;
+}
+
+Tensor pixel_shuffle(const Tensor& x, int64_t r) { return run("pixel_shuffle", x, r, false); }
+Tensor pixel_unshuffle(const Tensor& x, int64_t r) { return run("pixel_unshuffle", x, r, true); }
+
+}  // namespace
+}  // namespace vsr::op
+
+STABLE_TORCH_LIBRARY_IMPL(vsr_kernels, CPU, m) {
+  m.impl("pixel_shuffle", TORCH_BOX(&vsr::op::pixel_shuffle));
+  m.impl("pixel_unshuffle", TORCH_BOX(&vsr::op::pixel_unshuffle));
+}

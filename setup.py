@@ -1,0 +1,26 @@
+"""Builds the compiled operators where torch and a compiler are present; everything about them is in vsr_kernels/build.py."""
+
+import importlib.util
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).resolve().parent
+
+
+def load(name):
+    """Load one file of the package without importing the package, which needs torch."""
+    spec = importlib.util.spec_from_file_location(f"_vsr_kernels_{name}", HERE / "vsr_kernels" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+ext_modules, cmdclass = load("build").extensions()
+
+setup(
+    version=load("version").__version__,
+    ext_modules=ext_modules,
+    cmdclass=cmdclass,
+    options={"bdist_wheel": {"py_limited_api": "cp310"}} if ext_modules else {},
+)

@@ -1,0 +1,193 @@
+"""Which backends exist on this machine, why not the others, and which one runs an operator."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+from . import build, registration
+
+#: Names that :func:`use_backend` takes, in the order of preference.
+NAMES = ("cuda", "cpu", "reference")
+
+OPERATORS = (
+    "conv3x3",
+    "residual_block",
+    "flow_warp",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "sparse_conv3x3",
+    "sparse_residual_block",
+)
+
+
+class BackendStatus(NamedTuple):
+    """Whether a backend can be used here, its operators, and the facts or the reason behind it."""
+
+    available: bool
+    operators: tuple[str, ...]
+    detail: str
+
+
+class _State:
+    """What has been loaded; written once under the lock, read without it."""
+
+    def __init__(self) -> None:
+        self.ready = False
+        self.cpu_error = "not loaded"
+        self.cuda_error = "not loaded"
+        self.kernels: dict[str, frozenset[str]] = {"cpu": frozenset(), "cuda": frozenset(), "meta": frozenset()}
+        self.forced: str | None = None
+        self.warned: set[tuple[str, str]] = set()
+        self.lock = threading.RLock()
+
+
+_state = _State()
+
+
+def load(*, compile_missing: bool = True) -> None:
+    """Load the compiled operators; build them first where no object was installed.
+
+    Operators call this by themselves. Call it before ``torch.compile`` where the package was installed without
+    compiled objects, since a build cannot happen while tracing.
+
+    Args:
+        compile_missing: whether to compile when no installed object is found (a minute; ``VSR_KERNELS_BUILD=none``
+            forbids it).
+    """
+    with _state.lock:
+        if _state.ready:
+            return
+        cpu = build.installed_object("_C")
+        cuda = build.installed_object("_C_cuda")
+        if cpu is None and not compile_missing:
+            return
+        if cpu is None:
+            try:
+                cpu, cuda = build.build_at_first_use()
+            except build.BuildError as error:
+                _state.cpu_error = str(error)
+        if cpu is not None:
+            _load_objects(cpu, cuda)
+        _state.ready = True
+
+
+def _load_objects(cpu: Path, cuda: Path | None) -> None:
+    try:
+        torch.ops.load_library(str(cpu))
+    except OSError as error:
+        _state.cpu_error = f"{cpu.name} could not be loaded: {error}"
+        return
+    _state.cpu_error = ""
+    registration.run()
+    if torch.version.cuda is None:
+        _state.cuda_error = f"this torch ({torch.__version__}) has no CUDA"
+    elif cuda is None:
+        _state.cuda_error = "_C_cuda was not built: " + (build.cuda_obstacle() or "VSR_KERNELS_BUILD=cpu was in force")
+    else:
+        try:
+            torch.ops.load_library(str(cuda))
+            _state.cuda_error = ""
+        except OSError as error:
+            _state.cuda_error = f"{cuda.name} could not be loaded: {error}"
+    for device, key in (("cpu", "CPU"), ("cuda", "CUDA")):
+        _state.kernels[device] = frozenset(
+            op for op in OPERATORS if torch._C._dispatch_has_kernel_for_dispatch_key(f"vsr_kernels::{op}", key)
+        )
+    _state.kernels["meta"] = frozenset(OPERATORS)
+
+
+def choose(op: str, x: Tensor) -> str:
+    """The backend that runs ``op`` on ``x``: ``cuda``, ``cpu`` or ``reference``.
+
+    Raises:
+        RuntimeError: a backend was forced that cannot run this.
+    """
+    if not _state.ready:
+        if torch.compiler.is_compiling():
+            raise RuntimeError(f"{op}: the compiled operators are not built yet; call vsr_kernels.load() before tracing")
+        load()
+    forced = _state.forced
+    if forced == "reference" or x.dtype == torch.float64:
+        return "reference"
+    device = x.device.type
+    if forced is not None and forced != device:
+        raise RuntimeError(f"{op}: use_backend({forced!r}): expected a tensor on {forced}, got one on {device}")
+    if op in _state.kernels.get(device, ()):
+        return device
+    if forced is not None:
+        raise RuntimeError(f"{op}: use_backend({forced!r}): no kernel: {_missing(op, device)}")
+    if (op, device) not in _state.warned and not torch.compiler.is_compiling():
+        _state.warned.add((op, device))
+        warnings.warn(f"vsr_kernels.{op} runs as plain PyTorch on {device}: {_missing(op, device)}", stacklevel=3)
+    return "reference"
+
+
+def _missing(op: str, device: str) -> str:
+    error = {"cpu": _state.cpu_error, "cuda": _state.cuda_error or _state.cpu_error}.get(device, "no backend for it")
+    return error or f"no {device} kernel of {op} exists"
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Context manager: run every operator on the named backend, in the whole process.
+
+    float64 always runs as ``reference``.
+
+    Args:
+        name: ``cuda``, ``cpu`` or ``reference``.
+
+    Raises:
+        ValueError: an unknown name.
+        RuntimeError: a backend that does not exist here, with the reason.
+    """
+    if name not in NAMES:
+        raise ValueError(f"use_backend: name: expected one of {', '.join(NAMES)}, got {name!r}")
+    status = backends()[name]
+    if not status.available:
+        raise RuntimeError(f"use_backend: {name} is not available: {status.detail}")
+    previous, _state.forced = _state.forced, name
+    try:
+        yield
+    finally:
+        _state.forced = previous
+
+
+def backends() -> dict[str, BackendStatus]:
+    """Every backend by name, in the order of preference, with its state and the reason where it cannot be used."""
+    load()
+    cpu_ok = bool(_state.kernels["cpu"])
+    cpu_detail = f"instruction set {cpu_isa()}" if cpu_ok else _state.cpu_error
+    cuda_error = _state.cpu_error or _state.cuda_error
+    if not cuda_error and not torch.cuda.is_available():
+        cuda_error = "no CUDA device is visible"
+    cuda_detail = cuda_error or ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return {
+        "cuda": BackendStatus(not cuda_error, _in_order("cuda"), cuda_detail),
+        "cpu": BackendStatus(cpu_ok, _in_order("cpu"), cpu_detail),
+        "reference": BackendStatus(True, OPERATORS, f"plain PyTorch {torch.__version__}"),
+    }
+
+
+def _in_order(device: str) -> tuple[str, ...]:
+    return tuple(op for op in OPERATORS if op in _state.kernels[device])
+
+
+def cpu_isa() -> str:
+    """Instruction set of the CPU kernels: ``avx512``, ``avx2`` or ``portable``.
+
+    The best one that the CPU has; the environment variable ``VSR_KERNELS_CPU_ISA`` (read once) names a lesser one.
+    """
+    load()
+    if not _state.kernels["cpu"]:
+        return os.environ.get("VSR_KERNELS_CPU_ISA", "none")
+    return torch.ops.vsr_kernels.cpu_isa()

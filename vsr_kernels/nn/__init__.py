@@ -1,0 +1,16 @@
+"""Drop-in ``nn.Module`` versions of the operators."""
+
+from .conv import Conv3x3, PixelShuffleConv, ResidualBlock
+from .rep import RepConv3x3
+from .sparse import SparseConv3x3, SparseResidualBlock
+from .warp import FlowWarp
+
+__all__ = [
+    "Conv3x3",
+    "FlowWarp",
+    "PixelShuffleConv",
+    "RepConv3x3",
+    "ResidualBlock",
+    "SparseConv3x3",
+    "SparseResidualBlock",
+]

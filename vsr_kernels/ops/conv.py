@@ -1,0 +1,307 @@
+"""conv3x3 and residual_block: checks, dispatch, fake kernels, gradients and autocast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import backend, reference
+from . import _check
+from ..registration import no_double_backward, on_load, register_autocast
+
+
+def conv3x3(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str = "none",
+    slope: float | Tensor | None = None,
+    residual: Tensor | None = None,
+    pixel_shuffle: int = 1,
+) -> Tensor:
+    """3x3 convolution with its epilogue in one pass: ``pixel_shuffle(act(conv2d(x, weight, bias, padding=1)), r) + residual``.
+
+    Args:
+        x: (N, C_in, H, W), float32, float16, bfloat16 or float64, any strides; channels_last is the fast path.
+        weight: (C_out, C_in, 3, 3), dtype of ``x``.
+        bias: (C_out,) or None.
+        activation: ``none``, ``relu``, ``leaky_relu`` or ``prelu``.
+        slope: a float for ``leaky_relu``; a tensor (1,) or (C_out,) for ``prelu``; otherwise None.
+        residual: (N, C_out / r^2, r * H, r * W), added last, or None.
+        pixel_shuffle: r >= 1; ``C_out`` must be divisible by r^2.
+
+    Returns:
+        (N, C_out / r^2, r * H, r * W), channels_last, dtype of ``x`` (of autocast where it is enabled). Accumulation is
+        float32 or better. Differentiable in every tensor argument.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what was given.
+    """
+    _check.image("conv3x3", "x", x)
+    n, c_in, h, w = x.shape
+    _check.kernel3x3("conv3x3", "weight", weight, x, c_in, "C_in of x")
+    c_out = weight.shape[0]
+    _check.optional_vector("conv3x3", "bias", bias, x, c_out, "(C_out,)")
+    _check.activation("conv3x3", activation, slope, x, c_out)
+    _check.factor("conv3x3", "pixel_shuffle", pixel_shuffle)
+    r = pixel_shuffle
+    if c_out % (r * r) != 0:
+        _check.fail("conv3x3", "weight", f"C_out divisible by r^2 = {r * r}", f"shape {tuple(weight.shape)}")
+    if residual is not None:
+        _check.like("conv3x3", "residual", residual, x)
+        _check.shaped("conv3x3", "residual", residual, (n, c_out // (r * r), h * r, w * r), "(N, C_out / r^2, r H, r W)")
+    if backend.choose("conv3x3", x) == "reference":
+        return reference.conv3x3(
+            x, weight, bias, activation=activation, slope=slope_of(slope), residual=residual, pixel_shuffle=r
+        )
+    keep = needs_grad(x, weight, bias, slope, residual) and not sign_survives(activation, slope, residual, 1.0)
+    out, _ = torch.ops.vsr_kernels.conv3x3(
+        x, weight, bias, *split_slope(slope), residual, activation, 1.0, pixel_shuffle, keep
+    )
+    return out
+
+
+def residual_block(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    *,
+    activation: str = "relu",
+    slope: float | Tensor | None = None,
+    scale: float = 1.0,
+) -> Tensor:
+    """Residual block without batch norm: ``x + scale * conv3x3(act(conv3x3(x)))``.
+
+    Args:
+        x: (N, C, H, W), float32, float16, bfloat16 or float64, any strides; channels_last is the fast path.
+        weight1: (C_mid, C, 3, 3); bias1: (C_mid,) or None.
+        weight2: (C, C_mid, 3, 3); bias2: (C,) or None.
+        activation: ``none``, ``relu``, ``leaky_relu`` or ``prelu``, after the first convolution.
+        slope: a float for ``leaky_relu``; a tensor (1,) or (C_mid,) for ``prelu``; otherwise None.
+        scale: factor of the residual branch.
+
+    Returns:
+        (N, C, H, W), channels_last, dtype of ``x`` (of autocast where it is enabled). Differentiable in every tensor.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what was given.
+    """
+    op = "residual_block"
+    _check.image(op, "x", x)
+    c = x.shape[1]
+    _check.kernel3x3(op, "weight1", weight1, x, c, "C of x")
+    c_mid = weight1.shape[0]
+    _check.optional_vector(op, "bias1", bias1, x, c_mid, "(C_mid,)")
+    _check.like(op, "weight2", weight2, x)
+    _check.shaped(op, "weight2", weight2, (c, c_mid, 3, 3), "(C, C_mid, 3, 3)")
+    _check.optional_vector(op, "bias2", bias2, x, c, "(C,)")
+    _check.activation(op, activation, slope, x, c_mid)
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)):
+        _check.fail(op, "scale", "a number", type(scale).__name__, TypeError)
+    if backend.choose(op, x) == "reference":
+        return reference.residual_block(
+            x, weight1, bias1, weight2, bias2, activation=activation, slope=slope_of(slope), scale=float(scale)
+        )
+    keep = needs_grad(x, weight1, bias1, weight2, bias2, slope)
+    out, _ = torch.ops.vsr_kernels.residual_block(
+        x, weight1, bias1, weight2, bias2, *split_slope(slope), activation, float(scale), keep
+    )
+    return out
+
+
+def slope_of(slope: float | Tensor | None) -> float | Tensor | None:
+    """The slope with integers as floats."""
+    return slope if slope is None or isinstance(slope, Tensor) else float(slope)
+
+
+def split_slope(slope: float | Tensor | None) -> tuple[Tensor | None, float]:
+    """The two slope arguments of the C++ operators: a tensor for prelu, a number for leaky_relu."""
+    return (slope, 0.0) if isinstance(slope, Tensor) else (None, 0.0 if slope is None else float(slope))
+
+
+def needs_grad(*values: object) -> bool:
+    """Whether autograd will ask for a gradient of any of these arguments."""
+    return torch.is_grad_enabled() and any(isinstance(v, Tensor) and v.requires_grad for v in values)
+
+
+def sign_survives(activation: str, slope: float | Tensor | None, residual: Tensor | None, scale: float) -> bool:
+    """Whether the sign of the operator's output tells the activation's derivative, so that nothing else is kept."""
+    if activation == "none":
+        return True
+    if residual is not None or scale != 1.0 or activation == "prelu":
+        return False
+    return activation == "relu" or (isinstance(slope, (int, float)) and slope >= 0)
+
+
+def conv_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, need: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of ``conv2d(x, weight, bias, padding=1)`` by x, weight and bias."""
+    if not any(need):
+        return None, None, None
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight, [weight.shape[0]], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, list(need)
+    )
+
+
+def activation_gradients(
+    grad: Tensor, saved: Tensor, slope: Tensor | None, activation: str, number: float, scale: float, r: int, of_output: bool
+) -> tuple[Tensor, Tensor]:
+    """Gradient before the epilogue, (N, C_out, H, W), and the gradient of the prelu slope."""
+    return torch.ops.vsr_kernels.conv3x3_epilogue_backward(
+        grad, saved, slope, activation, number, scale, r, of_output
+    )
+
+
+def empty_channels_last(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """What the convolutions return, for the fake kernels."""
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+# conv3x3 -------------------------------------------------------------------------------------------------------------
+
+
+def _conv_fake(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    slope: Tensor | None,
+    number: float,
+    residual: Tensor | None,
+    activation: str,
+    scale: float,
+    r: int,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    n, _, h, w = x.shape
+    c = weight.shape[0]
+    saved = empty_channels_last(x, (n, c, h, w)) if keep else x.new_empty((0,))
+    return empty_channels_last(x, (n, c // (r * r), h * r, w * r)), saved
+
+
+def _conv_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight, bias, slope, ctx.number, residual, ctx.activation, ctx.scale, ctx.r, ctx.keep = inputs
+    out, saved = output
+    ctx.mark_non_differentiable(saved)
+    number: float | Tensor = ctx.number if slope is None else slope
+    ctx.of_output = sign_survives(ctx.activation, number, residual, ctx.scale)
+    if not ctx.of_output and not ctx.keep:
+        raise RuntimeError(
+            "vsr_kernels::conv3x3: keep_preactivation: expected True, because the gradient of this epilogue needs the "
+            "values before the activation, got False; vsr_kernels.conv3x3 sets it"
+        )
+    if ctx.activation == "none":
+        saved = None
+    elif ctx.of_output:
+        saved = out
+    ctx.save_for_backward(x, weight, slope, saved)
+
+
+def _conv_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, slope, saved = ctx.saved_tensors
+    need = ctx.needs_input_grad
+    before, grad_slope = activation_gradients(
+        grad, grad if saved is None else saved, slope, ctx.activation, ctx.number, ctx.scale, ctx.r, ctx.of_output
+    )
+    grad_x, grad_weight, grad_bias = conv_gradients(before, x, weight, (need[0], need[1], need[2]))
+    return (
+        grad_x,
+        grad_weight,
+        grad_bias,
+        grad_slope if need[3] else None,
+        None,
+        grad if need[5] else None,
+        *[None] * 4,
+    )
+
+
+def _epilogue_backward_fake(
+    grad: Tensor, saved: Tensor, slope: Tensor | None, activation: str, number: float, scale: float, r: int, of_output: bool
+) -> tuple[Tensor, Tensor]:
+    n, c, h, w = grad.shape
+    before = empty_channels_last(grad, (n, c * r * r, h // r, w // r))
+    return before, grad.new_empty((0,)) if slope is None else slope.new_empty(slope.shape)
+
+
+# residual_block ------------------------------------------------------------------------------------------------------
+
+
+def _block_fake(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    slope: Tensor | None,
+    number: float,
+    activation: str,
+    scale: float,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    n, c, h, w = x.shape
+    saved = empty_channels_last(x, (n, weight1.shape[0], h, w)) if keep else x.new_empty((0,))
+    return empty_channels_last(x, (n, c, h, w)), saved
+
+
+def _block_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight1, _, weight2, _, slope, ctx.number, ctx.activation, ctx.scale, keep = inputs
+    _, hidden = output
+    ctx.mark_non_differentiable(hidden)
+    if not keep:
+        raise RuntimeError(
+            "vsr_kernels::residual_block: keep_hidden: expected True where a gradient is needed, got False; "
+            "vsr_kernels.residual_block sets it"
+        )
+    ctx.save_for_backward(x, weight1, weight2, slope, hidden)
+
+
+def hidden_activation(hidden: Tensor, slope: Tensor | None, activation: str, number: float) -> tuple[Tensor, bool]:
+    """What conv2 of a block saw, and whether the kept tensor is that output (else the values before activation)."""
+    if sign_survives(activation, number if slope is None else slope, None, 1.0):
+        return hidden, True
+    return (F.leaky_relu(hidden, number) if slope is None else F.prelu(hidden, slope)), False
+
+
+def _block_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight1, weight2, slope, hidden = ctx.saved_tensors
+    need = ctx.needs_input_grad
+    activated, of_output = hidden_activation(hidden, slope, ctx.activation, ctx.number)
+    outer = grad if ctx.scale == 1.0 else grad * ctx.scale
+    inner_needed = need[0] or need[1] or need[2] or need[5]
+    grad_hidden, grad_weight2, grad_bias2 = conv_gradients(outer, activated, weight2, (inner_needed, need[3], need[4]))
+    if not inner_needed:
+        return None, None, None, grad_weight2, grad_bias2, *[None] * 5
+    assert grad_hidden is not None
+    before, grad_slope = activation_gradients(
+        grad_hidden, hidden, slope, ctx.activation, ctx.number, 1.0, 1, of_output
+    )
+    grad_x, grad_weight1, grad_bias1 = conv_gradients(before, x, weight1, (need[0], need[1], need[2]))
+    if grad_x is not None:
+        grad_x = grad_x + grad
+    return (
+        grad_x,
+        grad_weight1,
+        grad_bias1,
+        grad_weight2,
+        grad_bias2,
+        grad_slope if need[5] else None,
+        *[None] * 4,
+    )
+
+
+@on_load
+def _register() -> None:
+    torch.library.register_fake("vsr_kernels::conv3x3", _conv_fake)
+    torch.library.register_fake("vsr_kernels::conv3x3_epilogue_backward", _epilogue_backward_fake)
+    torch.library.register_fake("vsr_kernels::residual_block", _block_fake)
+    torch.library.register_autograd("vsr_kernels::conv3x3", _conv_backward, setup_context=_conv_setup)
+    torch.library.register_autograd("vsr_kernels::residual_block", _block_backward, setup_context=_block_setup)
+    no_double_backward("conv3x3_epilogue_backward")
+    register_autocast("conv3x3")
+    register_autocast("residual_block")

@@ -1,0 +1,295 @@
+"""sparse_conv3x3 and sparse_residual_block: checks, dispatch, fake kernels, gradients and autocast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backend, reference
+from . import _check
+from ..registration import on_load, register_autocast
+from .conv import (
+    activation_gradients,
+    conv_gradients,
+    empty_channels_last,
+    hidden_activation,
+    needs_grad,
+    sign_survives,
+    slope_of,
+    split_slope,
+)
+
+
+def sparse_conv3x3(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    in_channels: Tensor | Sequence[int] | None = None,
+    out_channels: Tensor | Sequence[int] | None = None,
+    residual: Tensor | None = None,
+    activation: str = "none",
+    slope: float | Tensor | None = None,
+) -> Tensor:
+    """3x3 convolution of kept channels: gather ``x[:, in_channels]`` while loading, convolve, activate, scatter-add.
+
+    Args:
+        x: (N, C, H, W), float32, float16, bfloat16 or float64, any strides; channels_last is the fast path.
+        weight: (C_out, len(in_channels), 3, 3), dtype of ``x``; C input channels where ``in_channels`` is None.
+        bias: (C_out,) or None.
+        in_channels: distinct channel numbers of ``x``, int64 or a sequence of ints; None takes all.
+        out_channels: C_out distinct channel numbers of ``residual``, or None.
+        residual: (N, C_res, H, W). With ``out_channels`` the result is added to those channels and the others are
+            copied; without, C_res = C_out and the result is added to all of it.
+        activation: ``none``, ``relu``, ``leaky_relu`` or ``prelu``, before the addition.
+        slope: a float for ``leaky_relu``; a tensor (1,) or (C_out,) for ``prelu``; otherwise None.
+
+    Returns:
+        (N, C_out or C_res, H, W), channels_last, dtype of ``x`` (of autocast where it is enabled). Differentiable in
+        every floating tensor. No input is modified.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what was given.
+    """
+    op = "sparse_conv3x3"
+    _check.image(op, "x", x)
+    n, c, h, w = x.shape
+    gather = None if in_channels is None else _check.channel_list(op, "in_channels", in_channels, c, x.device)
+    kept = c if gather is None else gather.shape[0]
+    _check.kernel3x3(op, "weight", weight, x, kept, "C of x" if gather is None else "len(in_channels)")
+    c_out = weight.shape[0]
+    _check.optional_vector(op, "bias", bias, x, c_out, "(C_out,)")
+    _check.activation(op, activation, slope, x, c_out)
+    scatter = None
+    if out_channels is not None:
+        if residual is None:
+            _check.fail(op, "residual", "a tensor where out_channels is given", None, TypeError)
+        _check.image(op, "residual", residual)
+        assert residual is not None
+        scatter = _check.channel_list(op, "out_channels", out_channels, residual.shape[1], x.device)
+        _check.shaped(op, "out_channels", scatter, (c_out,), "(C_out,) of weight")
+    if residual is not None:
+        _check.like(op, "residual", residual, x)
+        _check.shaped(op, "residual", residual, (n, c_out if scatter is None else None, h, w), "(N, C_res, H, W)")
+    if backend.choose(op, x) == "reference":
+        return reference.sparse_conv3x3(
+            x,
+            weight,
+            bias,
+            in_channels=gather,
+            out_channels=scatter,
+            residual=residual,
+            activation=activation,
+            slope=slope_of(slope),
+        )
+    keep = needs_grad(x, weight, bias, slope, residual) and not sign_survives(activation, slope, residual, 1.0)
+    out, _ = torch.ops.vsr_kernels.sparse_conv3x3(
+        x, weight, bias, *split_slope(slope), gather, scatter, residual, activation, keep
+    )
+    return out
+
+
+def sparse_residual_block(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    *,
+    in_channels: Tensor | Sequence[int],
+    out_channels: Tensor | Sequence[int],
+    activation: str = "relu",
+    slope: float | Tensor | None = None,
+) -> Tensor:
+    """Residual Sparsity Connection of SSL: ``y = x; y[:, out_channels] += conv2(act(conv1(x[:, in_channels])))``.
+
+    Source: Xia et al., "Structured Sparsity Learning for Efficient Video Super-Resolution", CVPR 2023.
+
+    Args:
+        x: (N, C, H, W), float32, float16, bfloat16 or float64, any strides; channels_last is the fast path.
+        weight1: (C_mid, len(in_channels), 3, 3); bias1: (C_mid,) or None.
+        weight2: (len(out_channels), C_mid, 3, 3); bias2: (len(out_channels),) or None.
+        in_channels, out_channels: distinct channel numbers of ``x``, int64 or a sequence of ints.
+        activation: ``none``, ``relu``, ``leaky_relu`` or ``prelu``, after the first convolution.
+        slope: a float for ``leaky_relu``; a tensor (1,) or (C_mid,) for ``prelu``; otherwise None.
+
+    Returns:
+        (N, C, H, W), channels_last, dtype of ``x`` (of autocast where it is enabled). Differentiable in every floating
+        tensor. ``x`` is not modified.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what was given.
+    """
+    op = "sparse_residual_block"
+    _check.image(op, "x", x)
+    c = x.shape[1]
+    gather = _check.channel_list(op, "in_channels", in_channels, c, x.device)
+    scatter = _check.channel_list(op, "out_channels", out_channels, c, x.device)
+    _check.kernel3x3(op, "weight1", weight1, x, gather.shape[0], "len(in_channels)")
+    c_mid = weight1.shape[0]
+    _check.optional_vector(op, "bias1", bias1, x, c_mid, "(C_mid,)")
+    _check.like(op, "weight2", weight2, x)
+    _check.shaped(op, "weight2", weight2, (scatter.shape[0], c_mid, 3, 3), "(len(out_channels), C_mid, 3, 3)")
+    _check.optional_vector(op, "bias2", bias2, x, scatter.shape[0], "(len(out_channels),)")
+    _check.activation(op, activation, slope, x, c_mid)
+    if backend.choose(op, x) == "reference":
+        return reference.sparse_residual_block(
+            x,
+            weight1,
+            bias1,
+            weight2,
+            bias2,
+            in_channels=gather,
+            out_channels=scatter,
+            activation=activation,
+            slope=slope_of(slope),
+        )
+    keep = needs_grad(x, weight1, bias1, weight2, bias2, slope)
+    out, _ = torch.ops.vsr_kernels.sparse_residual_block(
+        x, weight1, bias1, weight2, bias2, *split_slope(slope), gather, scatter, activation, keep
+    )
+    return out
+
+
+def _gathered(x: Tensor, channels: Tensor | None) -> Tensor:
+    return x if channels is None else x.index_select(1, channels.to(x.device))
+
+
+def _scattered(grad: Tensor | None, channels: Tensor | None, x: Tensor) -> Tensor | None:
+    """Gradient of a channel gather: zeros at x's shape with ``grad`` in the gathered channels."""
+    if grad is None or channels is None:
+        return grad
+    full = torch.zeros(x.shape, dtype=grad.dtype, device=grad.device).to(memory_format=torch.channels_last)
+    return full.index_copy(1, channels.to(x.device), grad)
+
+
+def _conv_fake(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    slope: Tensor | None,
+    number: float,
+    in_channels: Tensor | None,
+    out_channels: Tensor | None,
+    residual: Tensor | None,
+    activation: str,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    n, _, h, w = x.shape
+    c = weight.shape[0]
+    saved = empty_channels_last(x, (n, c, h, w)) if keep else x.new_empty((0,))
+    return empty_channels_last(x, (n, c if residual is None else residual.shape[1], h, w)), saved
+
+
+def _conv_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight, _, slope, ctx.number, in_channels, out_channels, residual, ctx.activation, keep = inputs
+    out, saved = output
+    ctx.mark_non_differentiable(saved)
+    ctx.of_output = sign_survives(ctx.activation, ctx.number if slope is None else slope, residual, 1.0)
+    if not ctx.of_output and not keep:
+        raise RuntimeError(
+            "vsr_kernels::sparse_conv3x3: keep_preactivation: expected True, because the gradient of this epilogue needs "
+            "the values before the activation, got False; vsr_kernels.sparse_conv3x3 sets it"
+        )
+    if ctx.activation == "none":
+        saved = None
+    elif ctx.of_output:
+        saved = out
+    ctx.save_for_backward(x, weight, slope, saved, in_channels, out_channels)
+
+
+def _conv_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, slope, saved, in_channels, out_channels = ctx.saved_tensors
+    need = ctx.needs_input_grad
+    kept = _gathered(grad, out_channels)
+    before, grad_slope = activation_gradients(
+        kept, kept if saved is None else saved, slope, ctx.activation, ctx.number, 1.0, 1, ctx.of_output
+    )
+    grad_x, grad_weight, grad_bias = conv_gradients(
+        before, _gathered(x, in_channels), weight, (need[0], need[1], need[2])
+    )
+    return (
+        _scattered(grad_x, in_channels, x),
+        grad_weight,
+        grad_bias,
+        grad_slope if need[3] else None,
+        None,
+        None,
+        None,
+        grad if need[7] else None,
+        None,
+        None,
+    )
+
+
+def _block_fake(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    slope: Tensor | None,
+    number: float,
+    in_channels: Tensor,
+    out_channels: Tensor,
+    activation: str,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    n, c, h, w = x.shape
+    saved = empty_channels_last(x, (n, weight1.shape[0], h, w)) if keep else x.new_empty((0,))
+    return empty_channels_last(x, (n, c, h, w)), saved
+
+
+def _block_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight1, _, weight2, _, slope, ctx.number, in_channels, out_channels, ctx.activation, keep = inputs
+    _, hidden = output
+    ctx.mark_non_differentiable(hidden)
+    if not keep:
+        raise RuntimeError(
+            "vsr_kernels::sparse_residual_block: keep_hidden: expected True where a gradient is needed, got False; "
+            "vsr_kernels.sparse_residual_block sets it"
+        )
+    ctx.save_for_backward(x, weight1, weight2, slope, hidden, in_channels, out_channels)
+
+
+def _block_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight1, weight2, slope, hidden, in_channels, out_channels = ctx.saved_tensors
+    need = ctx.needs_input_grad
+    activated, of_output = hidden_activation(hidden, slope, ctx.activation, ctx.number)
+    inner_needed = need[0] or need[1] or need[2] or need[5]
+    grad_hidden, grad_weight2, grad_bias2 = conv_gradients(
+        _gathered(grad, out_channels), activated, weight2, (inner_needed, need[3], need[4])
+    )
+    if not inner_needed:
+        return None, None, None, grad_weight2, grad_bias2, *[None] * 6
+    assert grad_hidden is not None
+    before, grad_slope = activation_gradients(
+        grad_hidden, hidden, slope, ctx.activation, ctx.number, 1.0, 1, of_output
+    )
+    grad_x, grad_weight1, grad_bias1 = conv_gradients(
+        before, _gathered(x, in_channels), weight1, (need[0], need[1], need[2])
+    )
+    if grad_x is not None:
+        grad_x = grad.index_add(1, in_channels.to(x.device), grad_x)
+    return (
+        grad_x,
+        grad_weight1,
+        grad_bias1,
+        grad_weight2,
+        grad_bias2,
+        grad_slope if need[5] else None,
+        *[None] * 5,
+    )
+
+
+@on_load
+def _register() -> None:
+    torch.library.register_fake("vsr_kernels::sparse_conv3x3", _conv_fake)
+    torch.library.register_fake("vsr_kernels::sparse_residual_block", _block_fake)
+    torch.library.register_autograd("vsr_kernels::sparse_conv3x3", _conv_backward, setup_context=_conv_setup)
+    torch.library.register_autograd("vsr_kernels::sparse_residual_block", _block_backward, setup_context=_block_setup)
+    register_autocast("sparse_conv3x3")
+    register_autocast("sparse_residual_block")
