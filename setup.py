@@ -1,4 +1,4 @@
-"""Builds the compiled operators where torch and a compiler are present; everything about them is in vsr_kernels/build.py."""
+"""Compiles the operators where torch and a compiler are present; what and how is in vsr_kernels/build.py."""
 
 import importlib.util
 from pathlib import Path

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-
 from . import build, registration
 
 #: Names that :func:`use_backend` takes, in the order of preference.
@@ -114,7 +113,9 @@ def choose(op: str, x: Tensor) -> str:
     """
     if not _state.ready:
         if torch.compiler.is_compiling():
-            raise RuntimeError(f"{op}: the compiled operators are not built yet; call vsr_kernels.load() before tracing")
+            raise RuntimeError(
+                f"{op}: the compiled operators are not built yet; call vsr_kernels.load() before tracing"
+            )
         load()
     forced = _state.forced
     if forced == "reference" or x.dtype == torch.float64:

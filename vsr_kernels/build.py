@@ -97,7 +97,9 @@ def installed_object(name: str) -> Path | None:
 def cxx_obstacle() -> str | None:
     """Why no C++ compiler can be used, or None."""
     cxx = os.environ.get("CXX", "c++")
-    return None if shutil.which(cxx.split()[0]) else f"no C++ compiler: {cxx!r} is not on PATH (Debian: apt install g++)"
+    return (
+        None if shutil.which(cxx.split()[0]) else f"no C++ compiler: {cxx!r} is not on PATH (Debian: apt install g++)"
+    )
 
 
 def cuda_root() -> Path | None:

@@ -11,11 +11,11 @@ namespace vsr {
 // out = residual + scale * pixel_shuffle(act(z), r), or scattered onto some channels of the residual. All tensors are
 // dense channels_last. z holds C = C_shuffled * r * r channels with the bias already added.
 struct Epilogue {
-  const void* z;          // (N, H, W, C)
-  void* out;              // (N, r H, r W, C_out); may be z where r == 1 and nothing is scattered
-  const void* residual;   // as out, or null
-  const void* slope;      // prelu: slope_count values
-  const int64_t* scatter; // null, or C channels of out; needs residual and r == 1
+  const void* z;           // (N, H, W, C)
+  void* out;               // (N, r H, r W, C_out); may be z where r == 1 and nothing is scattered
+  const void* residual;    // as out, or null
+  const void* slope;       // prelu: slope_count values
+  const int64_t* scatter;  // null, or C channels of out; needs residual and r == 1
   int64_t n, h, w, c;
   int64_t c_out;
   int64_t r;

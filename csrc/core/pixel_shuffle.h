@@ -19,8 +19,8 @@ struct PixelShuffle {
 };
 
 // Offsets in elements within the whole tensor. Device and host use the same maps.
-VSR_HOST_DEVICE inline int64_t packed_offset(const PixelShuffle& p, int64_t n, int64_t c, int64_t i, int64_t j, int64_t h,
-                                             int64_t w) {
+VSR_HOST_DEVICE inline int64_t packed_offset(const PixelShuffle& p, int64_t n, int64_t c, int64_t i, int64_t j,
+                                             int64_t h, int64_t w) {
   const int64_t channel = (c * p.r + i) * p.r + j;
   const int64_t channels = p.c * p.r * p.r;
   return p.channels_last ? ((n * p.h + h) * p.w + w) * channels + channel

@@ -1,4 +1,5 @@
-// What follows the sums of a 3x3 convolution. Included once per instruction set, inside its namespace and target pragma.
+// What follows the sums of a 3x3 convolution. Included once per instruction set, inside its namespace and target
+// pragma.
 //
 // Plan. Without a shuffle or scatter a row is one run of W * C values, so that there is one partial vector per row and
 // not one per pixel (per-channel slopes need the pixel loop). With a shuffle the activated channels of a pixel are put
@@ -13,7 +14,8 @@ inline Vec activate(Vec z, Vec slope) {
 }
 
 template <class T, Activation A>
-inline void epilogue_run(const T* z, const T* residual, T* out, int64_t count, Vec slope, const T* slopes, float scale) {
+inline void epilogue_run(const T* z, const T* residual, T* out, int64_t count, Vec slope, const T* slopes,
+                         float scale) {
   const Vec factor = Vec::set(scale);
   for (int64_t i = 0; i < count; i += Vec::kWidth) {
     const int rest = i + Vec::kWidth <= count ? Vec::kWidth : static_cast<int>(count - i);
@@ -128,7 +130,7 @@ template <class G, class T>
 inline void backward_pixel(const EpilogueBackward& p, const G* grad, const G* saved, T* before, float* slope_sums) {
   const T* slopes = static_cast<const T*>(p.slope);
   const bool per_channel = p.slope && p.slope_count > 1;
-  const float number = p.activation == Activation::leaky_relu           ? p.number
+  const float number = p.activation == Activation::leaky_relu              ? p.number
                        : p.activation == Activation::prelu && !per_channel ? to_float(slopes[0])
                                                                            : 0.0f;
   const Vec one = Vec::set(1.0f), zero = Vec::set(0.0f), uniform = Vec::set(number), factor = Vec::set(p.scale);

@@ -30,21 +30,18 @@ inline void with_types(DType dtype, DType flow_dtype, F f) {
 }
 
 void flow_warp(const FlowWarp& p, int64_t begin, int64_t end) {
-  with_types(p.dtype, p.flow_dtype, [&](auto element, auto flow) {
-    warp_typed<decltype(element), decltype(flow)>(p, begin, end);
-  });
+  with_types(p.dtype, p.flow_dtype,
+             [&](auto element, auto flow) { warp_typed<decltype(element), decltype(flow)>(p, begin, end); });
 }
 
 void flow_warp_grad_flow(const FlowWarpBackward& p, int64_t begin, int64_t end) {
-  with_types(p.dtype, p.flow_dtype, [&](auto element, auto flow) {
-    warp_grad_flow_typed<decltype(element), decltype(flow)>(p, begin, end);
-  });
+  with_types(p.dtype, p.flow_dtype,
+             [&](auto element, auto flow) { warp_grad_flow_typed<decltype(element), decltype(flow)>(p, begin, end); });
 }
 
 void flow_warp_grad_x(const FlowWarpBackward& p, int64_t begin, int64_t end) {
-  with_types(p.dtype, p.flow_dtype, [&](auto element, auto flow) {
-    warp_grad_x_typed<decltype(element), decltype(flow)>(p, begin, end);
-  });
+  with_types(p.dtype, p.flow_dtype,
+             [&](auto element, auto flow) { warp_grad_x_typed<decltype(element), decltype(flow)>(p, begin, end); });
 }
 
 void epilogue(const Epilogue& p, int64_t begin, int64_t end) {

@@ -3,8 +3,8 @@
 
 #if defined(__x86_64__)
 
-// Everything below is compiled for this instruction set, whatever the flags of the build; nothing that other files share
-// may be included here, since the linker could keep this copy of it for all of them.
+// Everything below is compiled for this instruction set, whatever the flags of the build; nothing that other files
+// share may be included here, since the linker could keep this copy of it for all of them.
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
@@ -28,12 +28,8 @@ namespace vsr::cpu {
 
 const Kernels& kernels_avx2() {
 #if defined(__x86_64__)
-  static const Kernels table{"avx2",
-                             avx2::flow_warp,
-                             avx2::flow_warp_grad_flow,
-                             avx2::flow_warp_grad_x,
-                             avx2::epilogue,
-                             avx2::epilogue_backward};
+  static const Kernels table{"avx2",         avx2::flow_warp,        avx2::flow_warp_grad_flow, avx2::flow_warp_grad_x,
+                             avx2::epilogue, avx2::epilogue_backward};
   return table;
 #else
   return kernels_portable();

@@ -3,10 +3,11 @@
 
 #if defined(__x86_64__)
 
-// Everything below is compiled for this instruction set, whatever the flags of the build; nothing that other files share
-// may be included here, since the linker could keep this copy of it for all of them.
+// Everything below is compiled for this instruction set, whatever the flags of the build; nothing that other files
+// share may be included here, since the linker could keep this copy of it for all of them.
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"))), \
+                             apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
@@ -28,12 +29,9 @@ namespace vsr::cpu {
 
 const Kernels& kernels_avx512() {
 #if defined(__x86_64__)
-  static const Kernels table{"avx512",
-                             avx512::flow_warp,
-                             avx512::flow_warp_grad_flow,
-                             avx512::flow_warp_grad_x,
-                             avx512::epilogue,
-                             avx512::epilogue_backward};
+  static const Kernels table{
+      "avx512",         avx512::flow_warp,        avx512::flow_warp_grad_flow, avx512::flow_warp_grad_x,
+      avx512::epilogue, avx512::epilogue_backward};
   return table;
 #else
   return kernels_portable();

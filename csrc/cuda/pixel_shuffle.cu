@@ -1,15 +1,16 @@
 // Pixel shuffle and its inverse: moves of elements by size, for any dtype.
 //
-// Plan. A thread moves one block of r x r vectors of 16 bytes through registers, so that every global access is 16 bytes
-// wide on both sides and no shared memory or barrier is needed:
+// Plan. A thread moves one block of r x r vectors of 16 bytes through registers, so that every global access is 16
+// bytes wide on both sides and no shared memory or barrier is needed:
 //   channels_last: V neighbouring output channels of one pixel. The packed side holds them as V * r * r neighbouring
 //     elements (r * r vectors); the other side as one vector in each of r * r pixels. Threads run over channel groups
-//     first, then pixels: the vectors of a warp are neighbours on the shuffled side, and on the packed side the L1 serves
-//     the r * r vectors that a thread reads one after the other.
+//     first, then pixels: the vectors of a warp are neighbours on the shuffled side, and on the packed side the L1
+//     serves the r * r vectors that a thread reads one after the other.
 //   contiguous: V neighbouring pixels of one output channel and one sub-row i. The packed side holds r planes with one
 //     vector each; the other side V * r neighbouring elements, i.e. r vectors. Threads run over the row first.
-// The transposition between the two happens in registers: the loops are unrolled, so that no index is dynamic. Where the
-// sizes or addresses do not allow vectors of 16 bytes, or r is not 2, 3 or 4, a second kernel moves single elements.
+// The transposition between the two happens in registers: the loops are unrolled, so that no index is dynamic. Where
+// the sizes or addresses do not allow vectors of 16 bytes, or r is not 2, 3 or 4, a second kernel moves single
+// elements.
 
 #include <cstdint>
 
@@ -38,8 +39,10 @@ __device__ void store(void* base, int64_t offset, const Vector<T>& v) {
   *reinterpret_cast<int4*>(static_cast<T*>(base) + offset) = *reinterpret_cast<const int4*>(&v);
 }
 
+// Two blocks per SM leave 128 registers, which the widest case (r = 4, 16-bit) stays under; without the second bound
+// ptxas aims at more blocks for r = 3 and spills.
 template <class T, int R, bool kInverse>
-__global__ void __launch_bounds__(kThreads) shuffle_channels_last_kernel(PixelShuffle p, int64_t units) {
+__global__ void __launch_bounds__(kThreads, 2) shuffle_channels_last_kernel(PixelShuffle p, int64_t units) {
   constexpr int V = Vector<T>::kSize;
   const int64_t unit = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (unit >= units) return;

@@ -23,7 +23,9 @@ struct Tail {
 };
 
 // Rows per task so that a task is worth a thread.
-int64_t row_grain(int64_t elements_per_row) { return std::max<int64_t>(1, 32768 / std::max<int64_t>(1, elements_per_row)); }
+int64_t row_grain(int64_t elements_per_row) {
+  return std::max<int64_t>(1, 32768 / std::max<int64_t>(1, elements_per_row));
+}
 
 // Sums of a 3x3 convolution with padding 1, plus bias: (N, C_out, H, W), dense channels_last, fresh memory.
 Tensor convolve(const char* op, const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
@@ -44,12 +46,15 @@ Tensor convolve(const char* op, const Tensor& x, const Tensor& weight, const Opt
     return torch::stable::copy_(sums, torch::stable::view(*bias, {1, shape[1], 1, 1}));
   }
   const std::vector<int64_t> one{1, 1}, zero{0, 0};
-  std::array<StableIValue, 9> stack{
-      torch::stable::detail::from(dense(x, true)), torch::stable::detail::from(dense(weight, true)),
-      torch::stable::detail::from(bias),           torch::stable::detail::from(one),
-      torch::stable::detail::from(one),            torch::stable::detail::from(one),
-      torch::stable::detail::from(false),          torch::stable::detail::from(zero),
-      torch::stable::detail::from(int64_t{1})};
+  std::array<StableIValue, 9> stack{torch::stable::detail::from(dense(x, true)),
+                                    torch::stable::detail::from(dense(weight, true)),
+                                    torch::stable::detail::from(bias),
+                                    torch::stable::detail::from(one),
+                                    torch::stable::detail::from(one),
+                                    torch::stable::detail::from(one),
+                                    torch::stable::detail::from(false),
+                                    torch::stable::detail::from(zero),
+                                    torch::stable::detail::from(int64_t{1})};
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
   return dense(torch::stable::detail::to<Tensor>(stack[0]), true);
 }
@@ -64,8 +69,8 @@ void check_slope(const char* op, const Tail& tail, const Tensor& z) {
 }
 
 void check_channels(const char* op, const char* name, const Tensor& channels, int64_t limit) {
-  STD_TORCH_CHECK(channels.is_cpu() && channels.scalar_type() == ScalarType::Long && channels.dim() == 1, op, ": ", name,
-                  ": expected a 1-d int64 tensor on the CPU, got shape ", to_string(channels));
+  STD_TORCH_CHECK(channels.is_cpu() && channels.scalar_type() == ScalarType::Long && channels.dim() == 1, op, ": ",
+                  name, ": expected a 1-d int64 tensor on the CPU, got shape ", to_string(channels));
   const Tensor list = torch::stable::contiguous(channels);
   const int64_t* at = static_cast<const int64_t*>(data(list));
   for (int64_t i = 0; i < list.numel(); ++i)
@@ -95,8 +100,9 @@ Tensor finish(const char* op, const Tensor& z, const Tail& tail, bool keep) {
       tail.activation == Activation::none && tail.scale == 1.0 && r == 1 && !tail.residual && !tail.scatter;
   if (nothing && !keep) return z;
   const bool in_place = r == 1 && !tail.scatter && !keep;
-  const Tensor out = in_place ? z : make(z, shape, true);
+  Tensor out = in_place ? z : make(z, shape, true);
   if (out.numel() == 0) return out;
+  if (c == 0) return torch::stable::copy_(out, *tail.residual);  // nothing is added to it
   const OptionalTensor residual = dense(tail.residual, true);
   const OptionalTensor slope = contiguous(tail.slope);
   const OptionalTensor scatter = contiguous(tail.scatter);
@@ -208,7 +214,8 @@ Tensor sum_slope(const Tensor& slope, const std::vector<float>& rows, int64_t ch
   std::vector<double> sums(slope.numel(), 0.0);
   for (size_t i = 0; i < rows.size(); ++i) sums[sums.size() == 1 ? 0 : i % channels] += rows[i];
   const std::array<int64_t, 1> shape{slope.numel()};
-  const Tensor wide = torch::stable::empty({shape.data(), shape.size()}, ScalarType::Double, std::nullopt, slope.device());
+  const Tensor wide =
+      torch::stable::empty({shape.data(), shape.size()}, ScalarType::Double, std::nullopt, slope.device());
   std::memcpy(mutable_data(wide), sums.data(), sums.size() * sizeof(double));
   return torch::stable::to(wide, slope.scalar_type());
 }

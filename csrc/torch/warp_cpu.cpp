@@ -61,10 +61,9 @@ std::tuple<Tensor, Tensor> flow_warp_backward(const Tensor& grad, const Tensor& 
   const Shape shape{x.size(0), x.size(1), x.size(2), x.size(3)};
   const Tensor dense_grad = dense(grad, true), dense_x = dense(x, true);
   // The scatter adds up in float32 whatever the dtype of x.
-  const Tensor sums =
-      need_x ? torch::stable::empty({shape.data(), shape.size()}, ScalarType::Float, std::nullopt, x.device(),
-                                    std::nullopt, MemoryFormat::ChannelsLast)
-             : make_empty(x);
+  const Tensor sums = need_x ? torch::stable::empty({shape.data(), shape.size()}, ScalarType::Float, std::nullopt,
+                                                    x.device(), std::nullopt, MemoryFormat::ChannelsLast)
+                             : make_empty(x);
   const Tensor grad_flow = need_flow ? make(flow, {shape[0], 2, shape[2], shape[3]}, false) : make_empty(flow);
   if (need_x) std::memset(mutable_data(sums), 0, sums.numel() * sizeof(float));
   if (need_flow && x.numel() == 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,9 @@ class _Activated(nn.Module):
         elif activation == "leaky_relu":
             self.number = 0.01 if slope is None else float(slope)
         elif slope is not None:
-            raise ValueError(f"{type(self).__name__}: slope: expected None for activation {activation!r}, got {slope!r}")
+            raise ValueError(
+                f"{type(self).__name__}: slope: expected None for activation {activation!r}, got {slope!r}"
+            )
 
     def _slope(self) -> float | Tensor | None:
         return self.slope if self.activation == "prelu" else self.number
@@ -94,11 +96,9 @@ class Conv3x3(nn.Conv2d, _Activated):
         nn.Conv2d.__init__(self, in_channels, out_channels, 3, 1, 1, bias=bias, device=device, dtype=dtype)
         self._set_activation(activation, slope, out_channels, device, dtype)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """(N, C_in, H, W), optionally a residual (N, C_out, H, W) -> (N, C_out, H, W)."""
-        return conv3x3(
-            x, self.weight, self.bias, activation=self.activation, slope=self._slope(), residual=residual
-        )
+        return conv3x3(x, self.weight, self.bias, activation=self.activation, slope=self._slope(), residual=residual)
 
     @classmethod
     def from_module(cls, module: nn.Conv2d, activation: nn.Module | None = None) -> Conv3x3:
@@ -215,7 +215,12 @@ class PixelShuffleConv(_Activated):
                 f"{cls.__name__}: module: expected output channels divisible by r^2 = {r**2}, got {conv.out_channels}"
             )
         made = cls(
-            conv.in_channels, conv.out_channels // r**2, r, bias=conv.bias is not None, device="meta", dtype=conv.weight.dtype
+            conv.in_channels,
+            conv.out_channels // r**2,
+            r,
+            bias=conv.bias is not None,
+            device="meta",
+            dtype=conv.weight.dtype,
         )
         made.weight, made.bias = conv.weight, conv.bias
         return made.train(module.training)
@@ -265,7 +270,8 @@ class ResidualBlock(_Activated):
         parts = [getattr(module, name, None) for name in ("conv1", "conv2")]
         if not all(isinstance(part, nn.Conv2d) for part in parts) or not hasattr(module, "res_scale"):
             raise ValueError(
-                f"{cls.__name__}: module: expected convolutions conv1 and conv2 and a number res_scale, got {type(module).__name__}"
+                f"{cls.__name__}: module: expected convolutions conv1 and conv2 and a number res_scale, "
+                f"got {type(module).__name__}"
             )
         conv1, conv2 = parts
         assert isinstance(conv1, nn.Conv2d) and isinstance(conv2, nn.Conv2d)
@@ -273,7 +279,9 @@ class ResidualBlock(_Activated):
         if conv1.in_channels != conv2.out_channels:
             raise ValueError(f"{cls.__name__}: module: expected as many channels out as in, got {conv1} and {conv2}")
         name, slope = activation_of(getattr(module, "relu", None), conv1.out_channels)
-        made = cls(1, float(module.res_scale), activation=name, slope=slope if isinstance(slope, float) else None)
+        made = cls(
+            1, float(cast(float, module.res_scale)), activation=name, slope=slope if isinstance(slope, float) else None
+        )
         made.conv1, made.conv2 = conv1, conv2
         if isinstance(slope, nn.Parameter):
             made.slope = slope

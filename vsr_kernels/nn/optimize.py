@@ -35,9 +35,10 @@ def optimize(
 ) -> tuple[nn.Module, OptimizeReport]:
     """Return a copy of a model with its eligible modules replaced by fused ones, and a report.
 
-    Replaced are 3x3 convolutions (stride, padding, dilation and groups 1); inside an ``nn.Sequential`` together with the
-    ReLU, LeakyReLU, PReLU or PixelShuffle that follows directly; and residual blocks of BasicSR's form (``conv1``,
-    ``conv2``, ``relu``, ``res_scale``). Values are the same to rounding; parameters are shared names but not storage.
+    Replaced are 3x3 convolutions (stride, padding, dilation and groups 1), inside an ``nn.Sequential`` together with
+    the ReLU, LeakyReLU, PReLU or PixelShuffle that follows directly, and residual blocks of BasicSR's form (``conv1``,
+    ``conv2``, ``relu``, ``res_scale``). Outputs are the same to rounding. State_dict keys stay, except that a fused
+    PReLU's ``weight`` becomes the convolution's ``slope``.
 
     Args:
         model: any module; it is not modified.
@@ -53,7 +54,7 @@ def optimize(
     if dtype is not None:
         made = made.to(dtype=dtype)
     if channels_last:
-        made = made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        made = made.to(memory_format=torch.channels_last)
     return made, report
 
 
@@ -103,7 +104,7 @@ def _replace_conv(conv: nn.Conv2d, path: str, report: OptimizeReport) -> nn.Modu
 
 
 def _fuse_sequence(sequence: nn.Sequential, path: str, report: OptimizeReport) -> None:
-    """Replace convolutions with what follows them; followers become Identity, so that indices and keys keep their place."""
+    """Fuse convolutions with what follows them; followers become Identity, so that indices keep their place."""
     names = list(sequence._modules)
     skip = False
     for i, name in enumerate(names):

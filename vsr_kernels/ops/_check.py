@@ -1,4 +1,4 @@
-"""Argument checks shared by the operators: they run before any launch and name operator, argument, expected and given."""
+"""Argument checks shared by the operators: before any launch, naming operator, argument, expected and given."""
 
 from __future__ import annotations
 

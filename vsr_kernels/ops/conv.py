@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import backend, reference
-from . import _check
 from ..registration import no_double_backward, on_load, register_autocast
+from . import _check
 
 
 def conv3x3(
@@ -23,7 +23,7 @@ def conv3x3(
     residual: Tensor | None = None,
     pixel_shuffle: int = 1,
 ) -> Tensor:
-    """3x3 convolution with its epilogue in one pass: ``pixel_shuffle(act(conv2d(x, weight, bias, padding=1)), r) + residual``.
+    """3x3 convolution with its epilogue: ``pixel_shuffle(act(conv2d(x, weight, bias, padding=1)), r) + residual``.
 
     Args:
         x: (N, C_in, H, W), float32, float16, bfloat16 or float64, any strides; channels_last is the fast path.
@@ -53,7 +53,9 @@ def conv3x3(
         _check.fail("conv3x3", "weight", f"C_out divisible by r^2 = {r * r}", f"shape {tuple(weight.shape)}")
     if residual is not None:
         _check.like("conv3x3", "residual", residual, x)
-        _check.shaped("conv3x3", "residual", residual, (n, c_out // (r * r), h * r, w * r), "(N, C_out / r^2, r H, r W)")
+        _check.shaped(
+            "conv3x3", "residual", residual, (n, c_out // (r * r), h * r, w * r), "(N, C_out / r^2, r H, r W)"
+        )
     if backend.choose("conv3x3", x) == "reference":
         return reference.conv3x3(
             x, weight, bias, activation=activation, slope=slope_of(slope), residual=residual, pixel_shuffle=r
@@ -139,24 +141,43 @@ def sign_survives(activation: str, slope: float | Tensor | None, residual: Tenso
     return activation == "relu" or (isinstance(slope, (int, float)) and slope >= 0)
 
 
+def need_kept(op: str, argument: str, kept: bool) -> None:
+    """Raise where a gradient needs what a direct call of the C++ operator did not ask it to keep.
+
+    Not before the backward: a graph exported without gradients is traced again with them.
+    """
+    if not kept:
+        raise RuntimeError(
+            f"vsr_kernels::{op}: {argument}: expected True where this gradient is wanted, got False; "
+            f"vsr_kernels.{op} sets it"
+        )
+
+
 def conv_gradients(
     grad: Tensor, x: Tensor, weight: Tensor, need: tuple[bool, bool, bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of ``conv2d(x, weight, bias, padding=1)`` by x, weight and bias."""
     if not any(need):
         return None, None, None
+    if not (grad.numel() and x.numel() and weight.numel()):  # sums of nothing, which PyTorch refuses
+        return torch.zeros_like(x), torch.zeros_like(weight), grad.sum((0, 2, 3))
     return torch.ops.aten.convolution_backward(
         grad, x, weight, [weight.shape[0]], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, list(need)
     )
 
 
 def activation_gradients(
-    grad: Tensor, saved: Tensor, slope: Tensor | None, activation: str, number: float, scale: float, r: int, of_output: bool
+    grad: Tensor,
+    saved: Tensor,
+    slope: Tensor | None,
+    activation: str,
+    number: float,
+    scale: float,
+    r: int,
+    of_output: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradient before the epilogue, (N, C_out, H, W), and the gradient of the prelu slope."""
-    return torch.ops.vsr_kernels.conv3x3_epilogue_backward(
-        grad, saved, slope, activation, number, scale, r, of_output
-    )
+    return torch.ops.vsr_kernels.conv3x3_epilogue_backward(grad, saved, slope, activation, number, scale, r, of_output)
 
 
 def empty_channels_last(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -186,25 +207,18 @@ def _conv_fake(
 
 
 def _conv_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, bias, slope, ctx.number, residual, ctx.activation, ctx.scale, ctx.r, ctx.keep = inputs
+    x, weight, _, slope, ctx.number, residual, ctx.activation, ctx.scale, ctx.r, ctx.keep = inputs
     out, saved = output
     ctx.mark_non_differentiable(saved)
     number: float | Tensor = ctx.number if slope is None else slope
     ctx.of_output = sign_survives(ctx.activation, number, residual, ctx.scale)
-    if not ctx.of_output and not ctx.keep:
-        raise RuntimeError(
-            "vsr_kernels::conv3x3: keep_preactivation: expected True, because the gradient of this epilogue needs the "
-            "values before the activation, got False; vsr_kernels.conv3x3 sets it"
-        )
-    if ctx.activation == "none":
-        saved = None
-    elif ctx.of_output:
-        saved = out
-    ctx.save_for_backward(x, weight, slope, saved)
+    kept = None if ctx.activation == "none" else out if ctx.of_output else saved
+    ctx.save_for_backward(x, weight, slope, kept)
 
 
 def _conv_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, slope, saved = ctx.saved_tensors
+    need_kept("conv3x3", "keep_preactivation", ctx.of_output or ctx.keep)
     need = ctx.needs_input_grad
     before, grad_slope = activation_gradients(
         grad, grad if saved is None else saved, slope, ctx.activation, ctx.number, ctx.scale, ctx.r, ctx.of_output
@@ -222,7 +236,14 @@ def _conv_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ..
 
 
 def _epilogue_backward_fake(
-    grad: Tensor, saved: Tensor, slope: Tensor | None, activation: str, number: float, scale: float, r: int, of_output: bool
+    grad: Tensor,
+    saved: Tensor,
+    slope: Tensor | None,
+    activation: str,
+    number: float,
+    scale: float,
+    r: int,
+    of_output: bool,
 ) -> tuple[Tensor, Tensor]:
     n, c, h, w = grad.shape
     before = empty_channels_last(grad, (n, c * r * r, h // r, w // r))
@@ -250,14 +271,9 @@ def _block_fake(
 
 
 def _block_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight1, _, weight2, _, slope, ctx.number, ctx.activation, ctx.scale, keep = inputs
+    x, weight1, _, weight2, _, slope, ctx.number, ctx.activation, ctx.scale, ctx.keep = inputs
     _, hidden = output
     ctx.mark_non_differentiable(hidden)
-    if not keep:
-        raise RuntimeError(
-            "vsr_kernels::residual_block: keep_hidden: expected True where a gradient is needed, got False; "
-            "vsr_kernels.residual_block sets it"
-        )
     ctx.save_for_backward(x, weight1, weight2, slope, hidden)
 
 
@@ -270,6 +286,7 @@ def hidden_activation(hidden: Tensor, slope: Tensor | None, activation: str, num
 
 def _block_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     x, weight1, weight2, slope, hidden = ctx.saved_tensors
+    need_kept("residual_block", "keep_hidden", ctx.keep)
     need = ctx.needs_input_grad
     activated, of_output = hidden_activation(hidden, slope, ctx.activation, ctx.number)
     outer = grad if ctx.scale == 1.0 else grad * ctx.scale
@@ -278,9 +295,7 @@ def _block_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, .
     if not inner_needed:
         return None, None, None, grad_weight2, grad_bias2, *[None] * 5
     assert grad_hidden is not None
-    before, grad_slope = activation_gradients(
-        grad_hidden, hidden, slope, ctx.activation, ctx.number, 1.0, 1, of_output
-    )
+    before, grad_slope = activation_gradients(grad_hidden, hidden, slope, ctx.activation, ctx.number, 1.0, 1, of_output)
     grad_x, grad_weight1, grad_bias1 = conv_gradients(before, x, weight1, (need[0], need[1], need[2]))
     if grad_x is not None:
         grad_x = grad_x + grad

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .. import backend, reference
 from ..layout import memory_format_of
-from . import _check
 from ..registration import on_load
+from . import _check
 
 
 def pixel_shuffle(x: Tensor, r: int) -> Tensor:
@@ -21,7 +21,8 @@ def pixel_shuffle(x: Tensor, r: int) -> Tensor:
         r: upscaling factor, >= 1.
 
     Returns:
-        (N, C, r * H, r * W) in the memory format of ``x``; ``out[n, c, r*h + i, r*w + j] = x[n, c*r^2 + i*r + j, h, w]``.
+        (N, C, r * H, r * W) in the memory format of ``x``:
+        ``out[n, c, r*h + i, r*w + j] = x[n, c*r^2 + i*r + j, h, w]``.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what was given.

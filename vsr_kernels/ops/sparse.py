@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from .. import backend, reference
-from . import _check
 from ..registration import on_load, register_autocast
+from . import _check
 from .conv import (
     activation_gradients,
     conv_gradients,
     empty_channels_last,
     hidden_activation,
+    need_kept,
     needs_grad,
     sign_survives,
     slope_of,
@@ -185,24 +186,17 @@ def _conv_fake(
 
 
 def _conv_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, _, slope, ctx.number, in_channels, out_channels, residual, ctx.activation, keep = inputs
+    x, weight, _, slope, ctx.number, in_channels, out_channels, residual, ctx.activation, ctx.keep = inputs
     out, saved = output
     ctx.mark_non_differentiable(saved)
     ctx.of_output = sign_survives(ctx.activation, ctx.number if slope is None else slope, residual, 1.0)
-    if not ctx.of_output and not keep:
-        raise RuntimeError(
-            "vsr_kernels::sparse_conv3x3: keep_preactivation: expected True, because the gradient of this epilogue needs "
-            "the values before the activation, got False; vsr_kernels.sparse_conv3x3 sets it"
-        )
-    if ctx.activation == "none":
-        saved = None
-    elif ctx.of_output:
-        saved = out
-    ctx.save_for_backward(x, weight, slope, saved, in_channels, out_channels)
+    kept = None if ctx.activation == "none" else out if ctx.of_output else saved
+    ctx.save_for_backward(x, weight, slope, kept, in_channels, out_channels)
 
 
 def _conv_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, slope, saved, in_channels, out_channels = ctx.saved_tensors
+    need_kept("sparse_conv3x3", "keep_preactivation", ctx.of_output or ctx.keep)
     need = ctx.needs_input_grad
     kept = _gathered(grad, out_channels)
     before, grad_slope = activation_gradients(
@@ -244,19 +238,15 @@ def _block_fake(
 
 
 def _block_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight1, _, weight2, _, slope, ctx.number, in_channels, out_channels, ctx.activation, keep = inputs
+    x, weight1, _, weight2, _, slope, ctx.number, in_channels, out_channels, ctx.activation, ctx.keep = inputs
     _, hidden = output
     ctx.mark_non_differentiable(hidden)
-    if not keep:
-        raise RuntimeError(
-            "vsr_kernels::sparse_residual_block: keep_hidden: expected True where a gradient is needed, got False; "
-            "vsr_kernels.sparse_residual_block sets it"
-        )
     ctx.save_for_backward(x, weight1, weight2, slope, hidden, in_channels, out_channels)
 
 
 def _block_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     x, weight1, weight2, slope, hidden, in_channels, out_channels = ctx.saved_tensors
+    need_kept("sparse_residual_block", "keep_hidden", ctx.keep)
     need = ctx.needs_input_grad
     activated, of_output = hidden_activation(hidden, slope, ctx.activation, ctx.number)
     inner_needed = need[0] or need[1] or need[2] or need[5]
@@ -266,9 +256,7 @@ def _block_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, .
     if not inner_needed:
         return None, None, None, grad_weight2, grad_bias2, *[None] * 6
     assert grad_hidden is not None
-    before, grad_slope = activation_gradients(
-        grad_hidden, hidden, slope, ctx.activation, ctx.number, 1.0, 1, of_output
-    )
+    before, grad_slope = activation_gradients(grad_hidden, hidden, slope, ctx.activation, ctx.number, 1.0, 1, of_output)
     grad_x, grad_weight1, grad_bias1 = conv_gradients(
         before, _gathered(x, in_channels), weight1, (need[0], need[1], need[2])
     )

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .. import backend, reference
 from ..layout import memory_format_of
-from . import _check
 from ..registration import no_double_backward, on_load
+from . import _check
 
 INTERPOLATIONS = ("bilinear", "nearest")
 PADDINGS = ("zeros", "border")
@@ -26,8 +26,8 @@ def flow_warp(x: Tensor, flow: Tensor, *, interpolation: str = "bilinear", paddi
         flow: (N, 2, H, W) in pixels, channel 0 = dx, channel 1 = dy; float32 or the dtype of ``x``, any strides.
             Coordinates are computed in float32 (float64 for float64 input).
         interpolation: ``bilinear`` or ``nearest`` (ties to even).
-        padding: what lies outside the image: ``zeros``, or ``border`` (the nearest pixel). A sample at a coordinate
-            that is NaN or infinite is outside.
+        padding: what lies outside the image: ``zeros``, or ``border`` (the nearest pixel). An infinite displacement is
+            outside; NaN counts as minus infinity.
 
     Returns:
         (N, C, H, W) in the dtype and memory format of ``x``; differentiable in ``x`` and ``flow`` (the gradient of

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from .shuffle import shuffle
+
 
 def activate(x: Tensor, activation: str, slope: float | Tensor | None) -> Tensor:
-    """Apply ``none``, ``relu``, ``leaky_relu`` (float slope) or ``prelu`` (tensor slope (1,) or (C,)) to x (N, C, H, W)."""
+    """``none``, ``relu``, ``leaky_relu`` (float slope) or ``prelu`` (slope (1,) or (C,)) of x (N, C, H, W)."""
     if activation == "none":
         return x
     if activation == "relu":
@@ -17,6 +19,16 @@ def activate(x: Tensor, activation: str, slope: float | Tensor | None) -> Tensor
         return F.leaky_relu(x, slope)
     assert isinstance(slope, Tensor)
     return F.prelu(x, slope)
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if x.numel() and weight.numel():
+        return F.conv2d(x, weight, bias, padding=1)
+    # PyTorch refuses most empty convolutions, which are sums of nothing. The empty slices keep both in the graph.
+    sums = (
+        x.new_zeros(x.shape[0], weight.shape[0], *x.shape[2:]) + x.reshape(-1)[:0].sum() + weight.reshape(-1)[:0].sum()
+    )
+    return sums if bias is None else sums + bias[:, None, None]
 
 
 def conv3x3(
@@ -31,9 +43,9 @@ def conv3x3(
     pixel_shuffle: int = 1,
 ) -> Tensor:
     """``scale * pixel_shuffle(act(conv2d(x, weight, bias, padding=1)), r) + residual``."""
-    y = activate(F.conv2d(x, weight, bias, padding=1), activation, slope)
+    y = activate(_convolve(x, weight, bias), activation, slope)
     if pixel_shuffle > 1:
-        y = F.pixel_shuffle(y, pixel_shuffle)
+        y = shuffle(y, pixel_shuffle)
     if scale != 1.0:
         y = y * scale
     return y if residual is None else residual + y

@@ -40,6 +40,6 @@ def sparse_residual_block(
     activation: str = "relu",
     slope: float | Tensor | None = None,
 ) -> Tensor:
-    """The Residual Sparsity Connection of SSL (CVPR 2023): ``x[:, out] += conv2(act(conv1(x[:, in])))``, out of place."""
+    """Residual Sparsity Connection of SSL (CVPR 2023): ``x[:, out] += conv2(act(conv1(x[:, in])))``, out of place."""
     hidden = sparse_conv3x3(x, weight1, bias1, in_channels=in_channels, activation=activation, slope=slope)
     return sparse_conv3x3(hidden, weight2, bias2, out_channels=out_channels, residual=x)

@@ -6,6 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..layout import memory_format_of
+
+_FAR = 1e9  # a displacement beyond this is as far outside as any other
+
 
 def flow_warp(
     x: Tensor,  # (N, C, H, W)
@@ -18,11 +22,12 @@ def flow_warp(
 
     The normalised grid is computed in float32 at least: half precision cannot hold pixel coordinates.
     """
-    n, _, h, w = x.shape
+    _, _, h, w = x.shape
     if x.numel() == 0:
-        return x * 1.0
+        both = x + flow.reshape(-1)[:0].sum()  # keeps flow in the graph
+        return both.contiguous(memory_format=memory_format_of(x))
     wide = torch.promote_types(flow.dtype, torch.float32)
-    flow = flow.to(wide)
+    flow = torch.nan_to_num(flow.to(wide), nan=-_FAR).clamp(-_FAR, _FAR)
     cols = torch.arange(w, device=x.device, dtype=wide) + flow[:, 0]  # (N, H, W)
     rows = torch.arange(h, device=x.device, dtype=wide)[:, None] + flow[:, 1]
     # grid_sample undoes this: ((g + 1) / 2) * (size - 1). An axis of one pixel would be 0 * inf there, so it is
@@ -34,4 +39,4 @@ def flow_warp(
         dim=-1,
     )
     out = F.grid_sample(source, grid, mode=interpolation, padding_mode=padding, align_corners=True)
-    return out.to(x.dtype)
+    return out.to(x.dtype).contiguous(memory_format=memory_format_of(x))

@@ -1,0 +1,56 @@
+# Two commands: `make demo` upscales a real clip, `make test` runs the tests. Both set up .venv by themselves.
+
+PYTHON ?= python3
+# What pip installs as torch; e.g. TORCH="torch --index-url https://download.pytorch.org/whl/cpu" for the small CPU build.
+TORCH ?= torch
+# Extra arguments of pytest.
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := setup.py pyproject.toml vsr_kernels/build.py $(shell find csrc -type f)
+# The demo compiles the CUDA object only where it could run; the tests compile whatever the machine can.
+DEMO_BUILD := $(shell nvidia-smi -L >/dev/null 2>&1 && echo auto || echo cpu)
+
+.PHONY: demo test lint format clean
+
+demo: $(VENV)/.demo
+	$(BIN)/vsr demo --out demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+# Style and types, as pre-commit runs them.
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	find csrc -type f | xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find csrc -type f | xargs $(BIN)/clang-format -i
+
+clean:
+	rm -rf $(VENV) build demo vsr_kernels/*.so *.egg-info
+
+$(VENV)/.torch:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "Python 3.10 or later is needed, this is " + sys.version'
+	$(PYTHON) -m venv $(VENV) || { echo "make: python3 -m venv failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PIP) install --quiet $(TORCH) numpy
+	$(PIP) install --quiet "setuptools>=77" wheel ninja
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.torch $(SOURCES)
+	VSR_KERNELS_BUILD=$(DEMO_BUILD) $(PIP) install --quiet --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.torch $(SOURCES)
+	$(PIP) install --quiet --no-build-isolation -e ".[test]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	$(PIP) install --quiet --no-build-isolation -e ".[dev]"
+	touch $@
