@@ -1,0 +1,1 @@
+"""Clips, degradations and datasets."""

