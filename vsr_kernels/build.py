@@ -9,6 +9,7 @@ Environment:
         that is impossible) or ``none``.
     TORCH_CUDA_ARCH_LIST: CUDA targets, as in torch; :data:`CUDA_TARGETS` by default.
     MAX_JOBS: parallel compile jobs.
+    TORCH_EXTENSIONS_DIR: where a build at first use goes, as in torch.
     CUDA_HOME: the CUDA toolkit, if it should not be the one of the nvcc on PATH.
 
 This file imports nothing of the package, because setup.py loads it alone.
@@ -262,9 +263,11 @@ def _compile(name: str) -> Path:
     digest = _digest(
         [torch.__version__, *settings["cxx"], *settings.get("nvcc", []), os.environ.get("TORCH_CUDA_ARCH_LIST", "")]
     )
-    folder = Path(cpp_extension.get_default_build_root()) / f"vsr_kernels{name}_{digest}"
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
+    folder = Path(root) / f"vsr_kernels{name}_{digest}"
     built = folder / f"vsr_kernels{name}.so"
-    if built.is_file():
+    complete = folder / "complete"  # another process may be writing the object at this moment
+    if complete.is_file():
         return built
     folder.mkdir(parents=True, exist_ok=True)
     _say(f"compiling {name} once into {folder}")
@@ -281,6 +284,7 @@ def _compile(name: str) -> Path:
         )
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         raise BuildError(f"compiling {name} in {folder} failed: {str(error)[-2000:]}") from error
+    complete.touch()
     return built
 
 
