@@ -284,30 +284,31 @@ def hidden_activation(hidden: Tensor, slope: Tensor | None, activation: str, num
     return (F.leaky_relu(hidden, number) if slope is None else F.prelu(hidden, slope)), False
 
 
+def block_gradients(
+    ctx: Any, grad: Tensor, x: Tensor, weight1: Tensor, weight2: Tensor, slope: Tensor | None, hidden: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients of ``conv3x3(act(conv3x3(x)))`` by x, weight1, bias1, weight2, bias2 and slope.
+
+    ``ctx`` is that of an operator whose first six arguments these are.
+    """
+    need = ctx.needs_input_grad
+    activated, of_output = hidden_activation(hidden, slope, ctx.activation, ctx.number)
+    inner = need[0] or need[1] or need[2] or need[5]
+    grad_hidden, grad_weight2, grad_bias2 = conv_gradients(grad, activated, weight2, (inner, need[3], need[4]))
+    if not inner:
+        return None, None, None, grad_weight2, grad_bias2, None
+    assert grad_hidden is not None
+    before, grad_slope = activation_gradients(grad_hidden, hidden, slope, ctx.activation, ctx.number, 1.0, 1, of_output)
+    first = conv_gradients(before, x, weight1, (need[0], need[1], need[2]))
+    return *first, grad_weight2, grad_bias2, grad_slope if need[5] else None
+
+
 def _block_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     x, weight1, weight2, slope, hidden = ctx.saved_tensors
     need_kept("residual_block", "keep_hidden", ctx.keep)
-    need = ctx.needs_input_grad
-    activated, of_output = hidden_activation(hidden, slope, ctx.activation, ctx.number)
-    outer = grad if ctx.scale == 1.0 else grad * ctx.scale
-    inner_needed = need[0] or need[1] or need[2] or need[5]
-    grad_hidden, grad_weight2, grad_bias2 = conv_gradients(outer, activated, weight2, (inner_needed, need[3], need[4]))
-    if not inner_needed:
-        return None, None, None, grad_weight2, grad_bias2, *[None] * 5
-    assert grad_hidden is not None
-    before, grad_slope = activation_gradients(grad_hidden, hidden, slope, ctx.activation, ctx.number, 1.0, 1, of_output)
-    grad_x, grad_weight1, grad_bias1 = conv_gradients(before, x, weight1, (need[0], need[1], need[2]))
-    if grad_x is not None:
-        grad_x = grad_x + grad
-    return (
-        grad_x,
-        grad_weight1,
-        grad_bias1,
-        grad_weight2,
-        grad_bias2,
-        grad_slope if need[5] else None,
-        *[None] * 4,
-    )
+    branch = grad if ctx.scale == 1.0 else grad * ctx.scale
+    grad_x, *others = block_gradients(ctx, branch, x, weight1, weight2, slope, hidden)
+    return (None if grad_x is None else grad_x + grad), *others, *[None] * 4
 
 
 @on_load

@@ -13,9 +13,9 @@ from ..registration import on_load, register_autocast
 from . import _check
 from .conv import (
     activation_gradients,
+    block_gradients,
     conv_gradients,
     empty_channels_last,
-    hidden_activation,
     need_kept,
     needs_grad,
     sign_survives,
@@ -247,30 +247,9 @@ def _block_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor
 def _block_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     x, weight1, weight2, slope, hidden, in_channels, out_channels = ctx.saved_tensors
     need_kept("sparse_residual_block", "keep_hidden", ctx.keep)
-    need = ctx.needs_input_grad
-    activated, of_output = hidden_activation(hidden, slope, ctx.activation, ctx.number)
-    inner_needed = need[0] or need[1] or need[2] or need[5]
-    grad_hidden, grad_weight2, grad_bias2 = conv_gradients(
-        _gathered(grad, out_channels), activated, weight2, (inner_needed, need[3], need[4])
-    )
-    if not inner_needed:
-        return None, None, None, grad_weight2, grad_bias2, *[None] * 6
-    assert grad_hidden is not None
-    before, grad_slope = activation_gradients(grad_hidden, hidden, slope, ctx.activation, ctx.number, 1.0, 1, of_output)
-    grad_x, grad_weight1, grad_bias1 = conv_gradients(
-        before, _gathered(x, in_channels), weight1, (need[0], need[1], need[2])
-    )
-    if grad_x is not None:
-        grad_x = grad.index_add(1, in_channels.to(x.device), grad_x)
-    return (
-        grad_x,
-        grad_weight1,
-        grad_bias1,
-        grad_weight2,
-        grad_bias2,
-        grad_slope if need[5] else None,
-        *[None] * 5,
-    )
+    read, written = _gathered(x, in_channels), _gathered(grad, out_channels)
+    grad_x, *others = block_gradients(ctx, written, read, weight1, weight2, slope, hidden)
+    return (None if grad_x is None else grad.index_add(1, in_channels.to(x.device), grad_x)), *others, *[None] * 5
 
 
 @on_load
