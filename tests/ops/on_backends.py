@@ -1,0 +1,114 @@
+"""Which tests run on which backend: parameters with the marks that skip, count and repeat them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+import torch
+import vsr_kernels
+from vsr_kernels import backend as backend_module
+
+from ops.cases import DTYPES, OPERATORS, Case, Operator, cases
+
+BACKENDS = backend_module.NAMES
+
+#: Every how manieth case is repeated for each instruction set, and used where a test takes a few cases only.
+STRIDE = 4
+
+
+def obstacle(operator: str, backend: str) -> str | None:
+    """Why ``operator`` cannot run on ``backend`` here, or None."""
+    status = vsr_kernels.backends()[backend]
+    if not status.available:
+        return f"{backend}: {status.detail}"
+    if operator in backend_module.OPERATORS and operator not in status.operators:
+        return f"{backend}: no kernel of {operator} exists"
+    return None
+
+
+def device_of(backend: str) -> str:
+    """Where tensors of a test on ``backend`` live."""
+    return "cuda" if backend == "cuda" else "cpu"
+
+
+@contextmanager
+def on(backend: str) -> Iterator[None]:
+    """Run operators on a backend and on nothing else."""
+    with vsr_kernels.use_backend(backend):
+        yield
+
+
+def _marks(operator: str, backend: str, dtype: str, why_not: str | None, *, isa: bool = True) -> list[pytest.MarkDecorator]:
+    marks = [pytest.mark.cell(operator, backend, dtype)]
+    if backend == "cuda":
+        marks.append(pytest.mark.gpu)
+    if why_not is not None:
+        marks.append(pytest.mark.skip(reason=why_not))
+    if backend == "cpu" and isa and dtype != "float64":  # which runs as reference
+        marks.append(pytest.mark.isa)
+    return marks
+
+
+def _parameter(case: Case, backend: str, why_not: str | None) -> object:
+    name, dtype = case.operator.name, str(case.dtype).removeprefix("torch.")
+    marks = _marks(name, backend, dtype, why_not, isa=few(case))
+    return pytest.param(backend, case, marks=marks, id=f"{name}-{backend}-{case.label}")
+
+
+def keeps_all(backend: str, dtype: torch.dtype) -> bool:
+    """Whether every case is run: kernels in their dtypes, the reference in float64. The rest repeats PyTorch's own work."""
+    return (backend == "reference") == (dtype == torch.float64)
+
+
+def parameters(
+    operators: Sequence[Operator] = OPERATORS, keep: Callable[[Case], bool] = lambda case: True
+) -> list[object]:
+    """(backend, case) for every backend and the cases that ``keep`` admits.
+
+    Backends of one case follow each other, so that its truth is computed once. Where a backend is missing, one case
+    per dtype stands for all of them and says why. Where a backend runs nothing of its own, few cases do.
+    """
+    made = []
+    for operator in operators:
+        why_not = {name: obstacle(operator.name, name) for name in BACKENDS}
+        seen: set[tuple[str, torch.dtype]] = set()
+        for case in filter(keep, cases(operator)):
+            for backend in BACKENDS:
+                if why_not[backend] is not None:
+                    wanted = (backend, case.dtype) not in seen
+                else:
+                    wanted = keeps_all(backend, case.dtype) or few(case)
+                if wanted:
+                    made.append(_parameter(case, backend, why_not[backend]))
+                    seen.add((backend, case.dtype))
+    return made
+
+
+def few(case: Case) -> bool:
+    """Every fourth case: for tests of properties that do not hang on each size."""
+    return case.number % STRIDE == 0
+
+
+def every_dtype_and_backend() -> list[object]:
+    """One case per operator, dtype and backend: the first of its dtype."""
+    first = {(op, dtype): next(c for c in cases(op) if c.dtype == dtype) for op in OPERATORS for dtype in DTYPES}
+    return parameters(keep=lambda case: first[case.operator, case.dtype] is case)
+
+
+def each(
+    *operators: str, dtypes: Sequence[torch.dtype] = DTYPES, backends: Sequence[str] = BACKENDS
+) -> list[object]:
+    """(operator, backend, dtype), or (backend, dtype) if there is one operator, for tests that make their own inputs."""
+    made = []
+    for operator in operators:
+        for backend in backends:
+            why_not = obstacle(operator, backend)
+            for dtype in dtypes:
+                name = str(dtype).removeprefix("torch.")
+                values = (backend, dtype) if len(operators) == 1 else (operator, backend, dtype)
+                made.append(
+                    pytest.param(*values, marks=_marks(operator, backend, name, why_not), id=f"{operator}-{backend}-{name}")
+                )
+    return made

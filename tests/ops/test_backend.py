@@ -1,0 +1,163 @@
+"""Choosing a backend: what exists, what is forced, and the warning where nothing but the reference is left."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+import vsr_kernels
+from vsr_kernels import backend, build
+
+X = torch.zeros(1, 4, 2, 2)
+needs_cpu = pytest.mark.skipif(
+    not vsr_kernels.backends()["cpu"].available, reason="no compiled operators: " + vsr_kernels.backends()["cpu"].detail
+)
+
+
+def test_the_cpu_operators_are_built_where_they_can_be() -> None:
+    """A run of the tests that silently covers the reference alone is a failure."""
+    if build.mode() == "none":
+        pytest.skip("VSR_KERNELS_BUILD=none")
+    obstacle = build.cxx_obstacle()
+    if obstacle is not None:
+        pytest.skip(obstacle)
+    status = vsr_kernels.backends()["cpu"]
+    assert status.available, status.detail
+    assert status.operators == backend.OPERATORS
+
+
+def test_backends_are_listed_in_the_order_of_preference() -> None:
+    found = vsr_kernels.backends()
+    assert tuple(found) == backend.NAMES
+    assert found["reference"].available
+    assert found["reference"].operators == backend.OPERATORS
+    for status in found.values():
+        assert status.detail
+
+
+def test_a_missing_gpu_is_the_reason() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA device is visible")
+    status = vsr_kernels.backends()["cuda"]
+    assert not status.available
+    assert status.detail
+
+
+@needs_cpu
+def test_the_instruction_set_is_reported() -> None:
+    assert vsr_kernels.cpu_isa() in ("portable", "avx2", "avx512")
+    assert vsr_kernels.cpu_isa() in vsr_kernels.backends()["cpu"].detail
+
+
+def test_unknown_names_are_refused() -> None:
+    expected = "use_backend: name: expected one of cuda, cpu, reference, got 'gpu'"
+    with pytest.raises(ValueError) as caught, vsr_kernels.use_backend("gpu"):
+        pass
+    assert str(caught.value) == expected
+
+
+def test_backends_that_are_missing_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend._state, "cuda_error", "no toolkit, says the test")
+    with pytest.raises(RuntimeError, match="cuda is not available: no toolkit, says the test"), vsr_kernels.use_backend("cuda"):
+        pass
+
+
+def which(x: torch.Tensor) -> str:
+    return backend.choose("pixel_shuffle", x)
+
+
+@needs_cpu
+def test_choice() -> None:
+    """Kernels where they exist, the reference where it is forced or the dtype is float64."""
+    assert which(X) == "cpu"
+    assert which(X.double()) == "reference"
+    with vsr_kernels.use_backend("reference"):
+        assert which(X) == "reference"
+        with vsr_kernels.use_backend("cpu"):
+            assert which(X) == "cpu"
+            assert which(X.double()) == "reference"
+        assert which(X) == "reference"
+    assert which(X) == "cpu"
+
+
+@needs_cpu
+def test_an_error_inside_ends_the_choice() -> None:
+    with pytest.raises(KeyError), vsr_kernels.use_backend("reference"):
+        raise KeyError
+    assert which(X) == "cpu"
+
+
+@needs_cpu
+def test_forced_backends_do_not_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    with vsr_kernels.use_backend("cpu"):
+        with pytest.raises(RuntimeError, match=r"use_backend\('cpu'\): expected a tensor on cpu, got one on meta"):
+            vsr_kernels.pixel_shuffle(X.to("meta"), 2)
+        monkeypatch.setitem(backend._state.kernels, "cpu", frozenset())
+        with pytest.raises(RuntimeError, match=r"pixel_shuffle: use_backend\('cpu'\): no kernel: no cpu kernel of pixel_shuffle"):
+            vsr_kernels.pixel_shuffle(X, 2)
+
+
+@needs_cpu
+def test_the_operators_run_where_they_are_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference is not called where a kernel was chosen, and the kernel not where the reference was."""
+    from vsr_kernels import reference
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the reference ran")
+
+    monkeypatch.setattr(reference, "pixel_shuffle", refuse)
+    with vsr_kernels.use_backend("cpu"):
+        vsr_kernels.pixel_shuffle(X, 2)
+    with pytest.raises(AssertionError), vsr_kernels.use_backend("reference"):
+        vsr_kernels.pixel_shuffle(X, 2)
+
+
+@pytest.fixture
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine where nothing could be compiled, and nothing has been said about it yet."""
+    monkeypatch.setattr(backend._state, "ready", True)
+    monkeypatch.setattr(backend._state, "kernels", {"cpu": frozenset(), "cuda": frozenset(), "meta": frozenset()})
+    monkeypatch.setattr(backend._state, "cpu_error", "no compiler, says the test")
+    monkeypatch.setattr(backend._state, "warned", set())
+
+
+@pytest.mark.usefixtures("without_kernels")
+def test_falling_back_is_said_once() -> None:
+    """Per operator, with the reason; the result is right, and the warning points at the caller's line."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            out = vsr_kernels.pixel_shuffle(X, 2)
+        vsr_kernels.pixel_unshuffle(out, 2)
+    assert [str(w.message) for w in caught] == [
+        f"vsr_kernels.{name} runs as plain PyTorch on cpu: no compiler, says the test"
+        for name in ("pixel_shuffle", "pixel_unshuffle")
+    ]
+    assert all(w.filename == __file__ for w in caught)
+    assert out.shape == (1, 1, 4, 4)
+
+
+@pytest.mark.usefixtures("without_kernels")
+def test_the_reference_by_choice_is_no_reason_to_warn() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with vsr_kernels.use_backend("reference"):
+            vsr_kernels.pixel_shuffle(X, 2)
+        vsr_kernels.pixel_shuffle(X.double(), 2)
+
+
+@pytest.mark.usefixtures("without_kernels")
+def test_the_cpu_backend_is_missing_then() -> None:
+    status = vsr_kernels.backends()["cpu"]
+    assert not status.available
+    assert status.operators == ()
+    assert status.detail == "no compiler, says the test"
+    with pytest.raises(RuntimeError, match="cpu is not available: no compiler, says the test"), vsr_kernels.use_backend("cpu"):
+        pass
+
+
+def test_every_function_is_exported() -> None:
+    for name in (*backend.OPERATORS, "merge_rep_branches", *vsr_kernels.__all__):
+        assert getattr(vsr_kernels, name) is not None
+        assert name in vsr_kernels.__all__

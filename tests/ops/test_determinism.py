@@ -1,0 +1,74 @@
+"""The same bits twice, and with any number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import pytest
+import torch
+
+from ops.accuracy import assert_same_bits
+from ops.cases import DTYPES, FLOW_WARP, MERGE_REP_BRANCHES, PIXEL_SHUFFLE, PIXEL_UNSHUFFLE, Case
+from ops.inputs import Draw
+from ops.on_backends import device_of, each, few, on, parameters
+from ops.running import run
+
+T = TypeVar("T")
+MOVERS = [FLOW_WARP, PIXEL_SHUFFLE, PIXEL_UNSHUFFLE]
+
+
+@pytest.mark.parametrize(("backend", "case"), parameters(keep=few))
+def test_twice_the_same(backend: str, case: Case) -> None:
+    arguments = case.arguments(device_of(backend), exact=False)
+    with on(backend):
+        first, first_gradients = run(case, case.operator.public, arguments)
+        second, second_gradients = run(case, case.operator.public, arguments)
+    for ours, theirs in zip(first, second, strict=True):
+        assert_same_bits(ours, theirs, "output")
+    for name, gradient in first_gradients.items():
+        assert_same_bits(gradient, second_gradients[name], f"gradient of {name}")
+
+
+def wide(case: Case) -> bool:
+    """Images with enough rows to be split between threads."""
+    return case.operator is not MERGE_REP_BRANCHES and case.row["h"] * case.row["w"] >= 33 * 33 and case.number % 2 == 0
+
+
+def on_threads(function: Callable[[], T]) -> Iterator[T]:
+    """The results with one, two and three threads."""
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        yield function()
+
+
+@pytest.mark.parametrize(("backend", "case"), [p for p in parameters(keep=wide) if p.values[0] == "cpu"])
+def test_threads_change_no_bit(backend: str, case: Case) -> None:
+    """On numbers whose sums are exact, since PyTorch's own convolution adds up in an order that depends on threads."""
+    mover = case.operator in MOVERS
+    arguments = case.arguments("cpu", exact=not mover)
+    with on(backend):
+        (one, gradients), *more = on_threads(lambda: run(case, case.operator.public, arguments))
+    for other, other_gradients in more:
+        assert_same_bits(other[0], one[0], "output")
+        if mover:
+            for name, gradient in other_gradients.items():
+                assert_same_bits(gradient, gradients[name], f"gradient of {name}")
+
+
+@pytest.mark.parametrize("of_output", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "prelu"])
+@pytest.mark.parametrize(("backend", "dtype"), each("conv3x3", dtypes=DTYPES[:3], backends=("cpu", "cuda")))
+def test_threads_change_no_bit_of_the_epilogue(
+    backend: str, dtype: torch.dtype, activation: str, of_output: bool
+) -> None:
+    """Its gradients hold sums over all pixels, those of the slope."""
+    draw = Draw(1, dtype, device_of(backend), exact=False)
+    saved = draw.image((2, 5, 106, 70) if of_output else (2, 20, 53, 35))
+    grad, slope = draw.image((2, 5, 106, 70)), draw.slope(20) if activation == "prelu" else None
+    one, *more = on_threads(
+        lambda: torch.ops.vsr_kernels.conv3x3_epilogue_backward(grad, saved, slope, activation, 0.1, 0.7, 2, of_output)
+    )
+    for other in more:
+        assert_same_bits(other[0], one[0], "gradient before the epilogue")
+        assert_same_bits(other[1], one[1], "gradient of the slope")
