@@ -9,6 +9,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.codec.context import Flags
 from av.subtitles.subtitle import SubtitleSet
 from numpy.typing import NDArray
 
@@ -61,6 +62,7 @@ class Clip:
     rotation: tuple[float, bool] | None = None
     times: tuple[int, ...] | None = None
     time_base: Fraction | None = None
+    last_duration: int | None = None
     audio: str | None = None
     subtitles: str | None = None
     chapters: bool = False
@@ -85,6 +87,8 @@ def write_clip(path: Path, clip: Clip = Clip(), pictures: list[Any] | None = Non
         context.colorspace, context.color_range = clip.matrix, clip.full_range
         context.color_primaries, context.color_trc = clip.primaries, clip.transfer
         context.sample_aspect_ratio = clip.sample_aspect_ratio
+        if clip.last_duration is not None:
+            context.flags |= Flags.frame_duration
         if clip.rotation is not None:
             video.set_display_rotation(clip.rotation[0], hflip=clip.rotation[1])
         audio = out.add_stream(clip.audio, rate=48000, layout="stereo") if clip.audio else None
@@ -100,6 +104,8 @@ def write_clip(path: Path, clip: Clip = Clip(), pictures: list[Any] | None = Non
             frame = frame_of(picture, clip)
             frame.pts = clip.times[index] if clip.times else index
             frame.time_base = context.time_base
+            if clip.last_duration is not None and index == len(pictures) - 1:
+                frame.duration = clip.last_duration
             frame.colorspace, frame.color_range = clip.matrix, clip.full_range
             out.mux(video.encode(frame))
             if audio is not None:

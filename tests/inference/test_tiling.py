@@ -83,7 +83,7 @@ def test_fading_keeps_what_tiles_agree_on() -> None:
     field_unknown = SmallConv(receptive_field=None)
     error = (enlarge(field_unknown, x, 16, 8) - enlarge(SmallConv(), x, 0)).abs()
     # The two wrong pixels at the rim of a tile have next to no weight.
-    assert 0 < error.max() < 0.15
+    assert 1e-3 < error.max() < 0.15
     assert error.mean() < 0.005
     nearest = Nearest()
     nearest.receptive_field = None  # type: ignore[assignment]

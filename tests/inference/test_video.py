@@ -52,6 +52,14 @@ def test_variable_frame_rate(tmp_path: Path, suffix: str) -> None:
     assert times(tmp_path / f"out{suffix}") == times(source)
 
 
+def test_time_on_screen_of_the_last_frame(tmp_path: Path) -> None:
+    clip = Clip(frames=3, times=(0, 40, 80), time_base=Fraction(1, 1000), last_duration=900)
+    source = write_clip(tmp_path / "in.mp4", clip)
+    enlarge(source, tmp_path / "out.mp4")
+    with av.open(str(source)) as before, av.open(str(tmp_path / "out.mp4")) as after:
+        assert before.duration == after.duration == 980_000
+
+
 @pytest.mark.parametrize("rate", [Fraction(24000, 1001), Fraction(60), Fraction(10)])
 def test_constant_frame_rate_and_duration(tmp_path: Path, rate: Fraction) -> None:
     source = write_clip(tmp_path / "in.mp4", Clip(rate=rate))
@@ -187,6 +195,18 @@ def test_pixel_aspect_ratio(tmp_path: Path, target: str) -> None:
     enlarge(source, tmp_path / target)
     with av.open(str(tmp_path / target)) as container:
         assert container.streams.video[0].sample_aspect_ratio == Fraction(16, 11)
+
+
+def test_pixel_aspect_ratio_of_turned_pictures(tmp_path: Path) -> None:
+    clip = Clip(frames=1, sample_aspect_ratio=Fraction(16, 11), rotation=(90.0, False))
+    source = write_clip(tmp_path / "in.mp4", clip)
+    with VideoReader(source) as turned, VideoReader(source, apply_rotation=False) as stored:
+        assert (turned.info.width, turned.info.height) == (48, 64)
+        assert turned.info.sample_aspect_ratio == Fraction(11, 16)
+        assert turned.info.display_matrix is None
+        assert (stored.info.width, stored.info.height) == (64, 48)
+        assert stored.info.sample_aspect_ratio == Fraction(16, 11)
+        assert stored.info.display_matrix is not None
 
 
 def test_lost_pixel_aspect_ratio_is_reported(tmp_path: Path) -> None:
@@ -335,6 +355,25 @@ def test_writer_leaves_nothing_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="stop"):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_decoding_times_that_an_encoder_left_uninitialised(tmp_path: Path) -> None:
+    """libx265 does so, now and then, in clips of one to three frames."""
+    ticks = Fraction(1, 1000)  # those of Matroska: the garbage reaches the muxer as it is
+    with VideoWriter(tmp_path / "a.mkv", width=64, height=48, rate=25, time_base=ticks, preset="ultrafast") as writer:
+        stream = writer._stream
+
+        class Careless:
+            def encode(self, frame: Any) -> list[Any]:
+                packets = stream.encode(frame)
+                for packet, garbage in zip(packets, (9187201950435737472, -4412683209892969789), strict=False):
+                    packet.dts = garbage
+                return packets
+
+        writer._stream = Careless()  # type: ignore[assignment]
+        for index in range(2):
+            writer.write(Frame(np.zeros((48, 64, 3), np.uint8), index, pts=40 * index))
+    assert times(tmp_path / "a.mkv") == [0, Fraction(1, 25)]
 
 
 def test_clock_prefers_the_series_that_increases() -> None:

@@ -41,7 +41,7 @@ def real_frames() -> Callable[..., Tensor]:
                 if index >= first + count:
                     break
                 if index >= first:
-                    frames.append(torch.from_numpy(frame.to_ndarray(format="rgb24")))
+                    frames.append(torch.from_numpy(frame.to_ndarray(format="rgb24", threads=1)))
         return torch.stack(frames).permute(0, 3, 1, 2).float() / 255
 
     return get

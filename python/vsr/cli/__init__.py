@@ -7,6 +7,7 @@ interrupted. ``vsr --debug COMMAND`` or ``VSR_DEBUG=1`` adds the traceback.
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
 import traceback
@@ -95,4 +96,6 @@ app.command("demo")(demo.demo)
 
 def main() -> None:
     """Entry point of the console script ``vsr``."""
+    # Decoding and encoding share the cores with the model; OpenMP threads that spin while they wait slow all of it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app(prog_name="vsr")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -92,9 +91,6 @@ def upscale_command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary; warnings remain.")] = False,
 ) -> None:
     """Enlarge an image, a video or a folder of frames. Sound, subtitles, tags and exact times are kept."""
-    if "torch" not in sys.modules:
-        # Decoding and encoding share the cores with the model; OpenMP threads that spin while waiting slow all of it.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from vsr.cli._clips import locate
     from vsr.inference import UpscaleOptions, upscale
     from vsr.inference.device import choose_device

@@ -9,6 +9,8 @@ from pathlib import Path
 from vsr.errors import UserError
 from vsr.inference.device import DTYPES
 
+# Measured with basicvsr-vimeo-bi on two clips: the backward direction gains 0.2 to 0.3 dB by the first eight frames it
+# sees behind a frame, and nothing that can be measured by more. Eight cost it half as much again per chunk of sixteen.
 CHUNK = 16
 LOOKAHEAD = 8
 

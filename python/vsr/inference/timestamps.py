@@ -39,7 +39,7 @@ class PresentationClock:
         if dts is not None:
             self._faulty_dts += self._last_dts is not None and dts <= self._last_dts
             self._last_dts = dts
-        trusts_pts = pts is not None and (dts is None or True)
+        trusts_pts = pts is not None and (dts is None or self._faulty_pts <= self._faulty_dts)
         chosen = pts if trusts_pts else dts
         if self._last is None:
             self._last = 0 if chosen is None else chosen
