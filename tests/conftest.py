@@ -16,7 +16,9 @@ import torch
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "cell(operator, backend, dtype): the entry of the final table that a test covers")
+    config.addinivalue_line(
+        "markers", "cell(operator, backend, dtype): the entry of the final table that a test covers"
+    )
     config.addinivalue_line("markers", "isa: repeated for every CPU instruction set, in a process of its own")
     config.pluginmanager.register(OperatorTable(), "operator-table")
 
@@ -31,11 +33,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def same_start() -> Iterator[None]:
-    """The same random numbers for a test whichever tests ran before it, and one thread before and after it."""
+    """The same random numbers and settings for a test whichever tests ran before it, and one thread."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  (libraries under test may use the old generator)
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+    torch.backends.cudnn.deterministic = True
     yield
     torch.set_num_threads(1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,27 +24,32 @@ def run() -> None:
         _waiting.pop(0)()
 
 
-def register_autocast(op: str, exempt: Sequence[int] = ()) -> None:
+def register_autocast(op: str) -> None:
     """Under autocast, cast the floating arguments of ``op`` (float64 excepted) to the autocast dtype, then call it.
 
     ``torch.library.register_autocast`` fixes the dtype at registration; users of autocast choose it later.
-    ``exempt`` holds positions of arguments that keep their dtype.
     """
     library = torch.library.Library("vsr_kernels", "IMPL")
     packet = getattr(torch.ops.vsr_kernels, op).default
 
-    def kernel_for(device: str) -> Callable[..., Any]:
-        def kernel(*args: Any) -> Any:
-            dtype = torch.get_autocast_dtype(device)
-            cast = tuple(_cast(a, dtype) if i not in exempt else a for i, a in enumerate(args))
-            with torch.autocast(device, enabled=False):
-                return packet(*cast)
+    def kernel(*args: Any) -> Any:
+        return under_autocast(packet, *args)
 
-        return kernel
-
-    library.impl(op, kernel_for("cpu"), "AutocastCPU")
-    library.impl(op, kernel_for("cuda"), "AutocastCUDA")
+    library.impl(op, kernel, "AutocastCPU")
+    library.impl(op, kernel, "AutocastCUDA")
     _libraries.append(library)
+
+
+def under_autocast(function: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Call ``function``; where autocast is enabled for x's device, with floating tensors cast and without autocast."""
+    device = x.device.type
+    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
+        return function(x, *args, **kwargs)
+    dtype = torch.get_autocast_dtype(device)
+    with torch.autocast(device, enabled=False):
+        return function(
+            _cast(x, dtype), *(_cast(a, dtype) for a in args), **{name: _cast(a, dtype) for name, a in kwargs.items()}
+        )
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

@@ -56,7 +56,7 @@ Tensor convolve(const char* op, const Tensor& x, const Tensor& weight, const Opt
                                     torch::stable::detail::from(zero),
                                     torch::stable::detail::from(int64_t{1})};
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
-  return dense(torch::stable::detail::to<Tensor>(stack[0]), true);
+  return canonical(torch::stable::detail::to<Tensor>(stack[0]), true);
 }
 
 void check_slope(const char* op, const Tail& tail, const Tensor& z) {

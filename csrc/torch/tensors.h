@@ -94,6 +94,19 @@ inline Tensor make(const Tensor& x, const Shape& shape, bool channels_last) {
                               format_of(channels_last));
 }
 
+// Dense, and with just the strides that an allocation in that format has: where a size is 1, other strides are dense
+// too, and a tensor that goes back to torch would not look as its fake kernel said.
+inline Tensor canonical(const Tensor& t, bool channels_last) {
+  const Tensor packed = dense(t, channels_last);
+  const int64_t c = t.size(1), h = t.size(2), w = t.size(3);
+  const Shape strides = channels_last ? Shape{c * h * w, 1, w * c, c} : Shape{c * h * w, h * w, w, 1};
+  bool same = true;
+  for (int64_t d = 0; d < 4; ++d) same = same && packed.stride(d) == strides[d];
+  if (same) return packed;
+  Tensor fresh = make(t, {t.size(0), c, h, w}, channels_last);
+  return torch::stable::copy_(fresh, packed);
+}
+
 inline Tensor make_empty(const Tensor& x) {
   const std::array<int64_t, 1> none{0};
   return torch::stable::empty({none.data(), none.size()}, x.scalar_type(), std::nullopt, x.device());

@@ -93,7 +93,7 @@ std::tuple<Tensor, Tensor> flow_warp_backward(const Tensor& grad, const Tensor& 
   }
   if (!need_x) return {sums, grad_flow};
   const Tensor grad_x = torch::stable::to(sums, x.scalar_type());
-  return {dense(grad_x, prefers_channels_last(x)), grad_flow};
+  return {canonical(grad_x, prefers_channels_last(x)), grad_flow};
 }
 
 }  // namespace

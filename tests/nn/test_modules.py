@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import vsr_kernels
 from torch import Tensor, nn
+
+import vsr_kernels
 from vsr_kernels.nn import (
     Conv3x3,
     FlowWarp,
@@ -21,6 +22,7 @@ from vsr_kernels.nn import (
     ResidualBlock,
     SparseConv3x3,
     SparseResidualBlock,
+    rep,
 )
 
 from .plain import ResidualBlockNoBN
@@ -29,7 +31,9 @@ BACKENDS = [
     pytest.param(
         name,
         marks=[
-            pytest.mark.skipif(not status.available or "conv3x3" not in status.operators, reason=f"{name}: {status.detail}"),
+            pytest.mark.skipif(
+                not status.available or "conv3x3" not in status.operators, reason=f"{name}: {status.detail}"
+            ),
             *([pytest.mark.gpu] if name == "cuda" else []),
         ],
     )
@@ -216,7 +220,9 @@ def test_pixel_shuffle_conv_from_modules(device: torch.device) -> None:
     assert made.bias is conv.bias
     x = image(2, 5, 6, 8, device=device)
     near(made(x), shuffle(conv(x)))
-    with pytest.raises(ValueError, match=r"PixelShuffleConv: module: expected output channels divisible by r\^2 = 9, got 12"):
+    with pytest.raises(
+        ValueError, match=r"PixelShuffleConv: module: expected output channels divisible by r\^2 = 9, got 12"
+    ):
         PixelShuffleConv.from_module(conv, nn.PixelShuffle(3))
     with pytest.raises(ValueError, match="kernel_size: expected 3"):
         PixelShuffleConv.from_module(nn.Conv2d(5, 12, 5, 1, 2), shuffle)
@@ -243,11 +249,16 @@ def test_residual_block(device: torch.device, scale: float) -> None:
 
 def test_residual_block_defaults() -> None:
     parameters = inspect.signature(ResidualBlock).parameters
-    assert [(name, parameters[name].default) for name in ("num_feat", "res_scale")] == [("num_feat", 64), ("res_scale", 1.0)]
+    assert [(name, parameters[name].default) for name in ("num_feat", "res_scale")] == [
+        ("num_feat", 64),
+        ("res_scale", 1.0),
+    ]
 
 
 @pytest.mark.parametrize(
-    "activation", [nn.ReLU(), nn.LeakyReLU(0.2), nn.PReLU(), nn.PReLU(6)], ids=["relu", "leaky", "prelu-one", "prelu-each"]
+    "activation",
+    [nn.ReLU(), nn.LeakyReLU(0.2), nn.PReLU(), nn.PReLU(6)],
+    ids=["relu", "leaky", "prelu-one", "prelu-each"],
 )
 def test_residual_block_from_module(device: torch.device, activation: nn.Module) -> None:
     theirs = ResidualBlockNoBN(6, 0.5, activation).to(device).eval()
@@ -260,7 +271,7 @@ def test_residual_block_from_module(device: torch.device, activation: nn.Module)
 
 
 def test_residual_block_cannot_replace() -> None:
-    with pytest.raises(ValueError, match="ResidualBlock: module: expected convolutions conv1 and conv2.*got Linear"):
+    with pytest.raises(ValueError, match=r"ResidualBlock: module: expected convolutions conv1 and conv2.*got Linear"):
         ResidualBlock.from_module(nn.Linear(3, 3))
     strided = ResidualBlockNoBN(6)
     strided.conv1 = nn.Conv2d(6, 6, 3, 2, 1)
@@ -344,6 +355,22 @@ def test_rep_conv(device: torch.device, c_in: int, c_out: int, size: tuple[int, 
     near(merged(x), expected)
 
 
+def test_rep_conv_evaluates_one_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is the point of merging: the branches run while training only."""
+    module, calls = RepConv3x3(4, 4), []
+
+    def counted(*arguments: Tensor) -> Tensor:
+        calls.append(arguments[1].shape)
+        return vsr_kernels.conv3x3(*arguments)
+
+    monkeypatch.setattr(rep, "conv3x3", counted)
+    module(image(1, 4, 5, 6))
+    assert calls == [(8, 4, 3, 3), (8, 4, 3, 3)]
+    calls.clear()
+    module.eval()(image(1, 4, 5, 6))
+    assert calls == [(4, 4, 3, 3)]
+
+
 def test_rep_conv_width() -> None:
     module = RepConv3x3(4, 6, expansion=3, branches=1)
     assert len(module.branches) == 1
@@ -404,7 +431,7 @@ def test_sparse_block_from_module(device: torch.device, scale: float) -> None:
     dense = ResidualBlockNoBN(6, scale).to(device)
     hidden = [3, 0, 5, 1]
     if scale != 1.0:
-        with pytest.raises(ValueError, match="SparseResidualBlock: module: expected res_scale 1, got 0.5"):
+        with pytest.raises(ValueError, match=r"SparseResidualBlock: module: expected res_scale 1, got 0\.5"):
             SparseResidualBlock.from_module(dense, in_kept=IN_KEPT, out_kept=OUT_KEPT, hidden_kept=hidden)
         return
     made = SparseResidualBlock.from_module(dense, in_kept=IN_KEPT, out_kept=OUT_KEPT, hidden_kept=hidden)
@@ -547,7 +574,8 @@ def test_modules_are_made_on_meta() -> None:
 
 
 def test_modules_describe_themselves() -> None:
-    """print(model) shows what an activation or a shuffle was fused into."""
+    """print(model) shows what was fused into a convolution."""
     assert "6, 3, upscale_factor=2, activation=relu" in str(PixelShuffleConv(6, 3, 2, activation="relu"))
-    assert "relu" in str(Conv3x3(6, 6, activation="relu"))
-    assert "leaky_relu" in str(ResidualBlock(6, activation="leaky_relu"))
+    assert "activation=leaky_relu" in str(Conv3x3(6, 6, activation="leaky_relu"))
+    assert "activation=prelu" in str(ResidualBlock(6, activation="prelu"))
+    assert str(Conv3x3(6, 6)) == str(nn.Conv2d(6, 6, 3, 1, 1)).replace("Conv2d", "Conv3x3")

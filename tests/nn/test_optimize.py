@@ -6,8 +6,9 @@ import copy
 
 import pytest
 import torch
-import vsr_kernels
 from torch import Tensor, nn
+
+import vsr_kernels
 from vsr_kernels.nn import Conv3x3, PixelShuffleConv, ResidualBlock
 
 from .plain import ResidualBlockNoBN

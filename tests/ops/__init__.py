@@ -1,1 +1,1 @@
-"""Tests of the operators. ``cases`` lists what is run, ``truth`` says what is right, ``accuracy`` how near is near enough."""
+"""Tests of the operators: ``cases`` says what is run, ``truth`` what is right, ``accuracy`` how near is near enough."""

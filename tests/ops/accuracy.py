@@ -1,9 +1,9 @@
 """How near a result must be to the truth.
 
 The rule: against the float64 truth, at most twice the error that PyTorch makes doing the same in that dtype, plus one
-unit in the last place of the largest true value. It holds for the largest error, and for the relative L2 error (which a
-small bias everywhere raises); results must also point in the direction of the truth (cosine). PyTorch adds up in another
-order for each memory format; the larger of those errors counts.
+unit in the last place of the largest true value. It holds for the largest error, and for the relative L2 error, which
+a small bias everywhere raises; results must also point in the direction of the truth (cosine). PyTorch adds up in
+another order for each memory format; the larger of those errors counts.
 """
 
 from __future__ import annotations

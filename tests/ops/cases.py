@@ -1,4 +1,4 @@
-"""Every operator with the cases it is tested on: sizes, layouts, dtypes and epilogues, chosen so that all pairs meet."""
+"""Every operator with its cases: sizes, layouts, dtypes and epilogues, chosen so that every two of them meet."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from functools import cache
 from typing import Any
 
 import torch
-import vsr_kernels
 from torch import Tensor
-from vsr_kernels import RepBranch, reference
 
+import vsr_kernels
 from ops import truth
 from ops.inputs import GRADIENT_LAYOUTS, IMAGE_LAYOUTS, VECTOR_LAYOUTS, WEIGHT_LAYOUTS, Draw
 from ops.pairwise import Row, pairwise
+from vsr_kernels import RepBranch, reference
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 BATCHES = (1, 2, 3)
@@ -325,7 +325,7 @@ SPARSE_RESIDUAL_BLOCK = Operator(
 def _warp_arguments(row: Row, draw: Draw) -> Arguments:
     n, h, w = row["n"], row["h"], row["w"]
     reach = {"near": 0.7, "image": float(max(h, w)), "far": 3e4}[row["reach"]]
-    dtype = row["dtype"] if row["flow_dtype"] == "same" else torch.promote_types(row["dtype"], torch.float32)
+    dtype = row["dtype"] if row["flow_dtype"] == "same" else torch.float32
     return Arguments(
         {
             "x": draw.image((n, row["c"], h, w), row["layout"]),
@@ -423,9 +423,7 @@ def branches_of(arguments: Arguments) -> list[RepBranch]:
     """The branches of :func:`vsr_kernels.merge_rep_branches`, from flat names."""
     count = 1 + max(int(name.split(".")[0]) for name in arguments.tensors)
     return [
-        RepBranch(
-            **{k.split(".")[1]: t for k, t in arguments.tensors.items() if k.startswith(f"{i}.")}, bn_eps=1e-3
-        )
+        RepBranch(**{k.split(".")[1]: t for k, t in arguments.tensors.items() if k.startswith(f"{i}.")}, bn_eps=1e-3)
         for i in range(count)
     ]
 

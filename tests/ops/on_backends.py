@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
-import vsr_kernels
-from vsr_kernels import backend as backend_module
 
+import vsr_kernels
 from ops.cases import DTYPES, OPERATORS, Case, Operator, cases
+from vsr_kernels import backend as backend_module
 
 BACKENDS = backend_module.NAMES
 
@@ -40,7 +41,9 @@ def on(backend: str) -> Iterator[None]:
         yield
 
 
-def _marks(operator: str, backend: str, dtype: str, why_not: str | None, *, isa: bool = True) -> list[pytest.MarkDecorator]:
+def _marks(
+    operator: str, backend: str, dtype: str, why_not: str | None, *, isa: bool = True
+) -> list[pytest.MarkDecorator]:
     marks = [pytest.mark.cell(operator, backend, dtype)]
     if backend == "cuda":
         marks.append(pytest.mark.gpu)
@@ -51,20 +54,20 @@ def _marks(operator: str, backend: str, dtype: str, why_not: str | None, *, isa:
     return marks
 
 
-def _parameter(case: Case, backend: str, why_not: str | None) -> object:
+def _parameter(case: Case, backend: str, why_not: str | None) -> Any:
     name, dtype = case.operator.name, str(case.dtype).removeprefix("torch.")
     marks = _marks(name, backend, dtype, why_not, isa=few(case))
     return pytest.param(backend, case, marks=marks, id=f"{name}-{backend}-{case.label}")
 
 
 def keeps_all(backend: str, dtype: torch.dtype) -> bool:
-    """Whether every case is run: kernels in their dtypes, the reference in float64. The rest repeats PyTorch's own work."""
+    """Whether every case is run: kernels in their dtypes, the reference in float64. The rest is PyTorch's own work."""
     return (backend == "reference") == (dtype == torch.float64)
 
 
 def parameters(
     operators: Sequence[Operator] = OPERATORS, keep: Callable[[Case], bool] = lambda case: True
-) -> list[object]:
+) -> list[Any]:
     """(backend, case) for every backend and the cases that ``keep`` admits.
 
     Backends of one case follow each other, so that its truth is computed once. Where a backend is missing, one case
@@ -91,16 +94,14 @@ def few(case: Case) -> bool:
     return case.number % STRIDE == 0
 
 
-def every_dtype_and_backend() -> list[object]:
+def every_dtype_and_backend() -> list[Any]:
     """One case per operator, dtype and backend: the first of its dtype."""
     first = {(op, dtype): next(c for c in cases(op) if c.dtype == dtype) for op in OPERATORS for dtype in DTYPES}
     return parameters(keep=lambda case: first[case.operator, case.dtype] is case)
 
 
-def each(
-    *operators: str, dtypes: Sequence[torch.dtype] = DTYPES, backends: Sequence[str] = BACKENDS
-) -> list[object]:
-    """(operator, backend, dtype), or (backend, dtype) if there is one operator, for tests that make their own inputs."""
+def each(*operators: str, dtypes: Sequence[torch.dtype] = DTYPES, backends: Sequence[str] = BACKENDS) -> list[Any]:
+    """(operator, backend, dtype), or (backend, dtype) of a single operator, for tests that make their own inputs."""
     made = []
     for operator in operators:
         for backend in backends:
@@ -109,6 +110,8 @@ def each(
                 name = str(dtype).removeprefix("torch.")
                 values = (backend, dtype) if len(operators) == 1 else (operator, backend, dtype)
                 made.append(
-                    pytest.param(*values, marks=_marks(operator, backend, name, why_not), id=f"{operator}-{backend}-{name}")
+                    pytest.param(
+                        *values, marks=_marks(operator, backend, name, why_not), id=f"{operator}-{backend}-{name}"
+                    )
                 )
     return made

@@ -23,9 +23,7 @@ def pairwise(axes: Mapping[str, Sequence[Any]], allowed: Callable[[Row], bool], 
     """
     rng = random.Random(seed)
     indices = {name: range(len(values)) for name, values in axes.items()}
-    open_pairs = {
-        (a, i, b, j) for a, b in itertools.combinations(axes, 2) for i in indices[a] for j in indices[b]
-    }
+    open_pairs = {(a, i, b, j) for a, b in itertools.combinations(axes, 2) for i in indices[a] for j in indices[b]}
     order = sorted(open_pairs)
     rng.shuffle(order)
     rows: list[Row] = []
@@ -34,7 +32,7 @@ def pairwise(axes: Mapping[str, Sequence[Any]], allowed: Callable[[Row], bool], 
             continue
         a, i, b, j = pair
         best, gain = None, -1
-        cheapest = {name: 0 for name in axes}
+        cheapest = dict.fromkeys(axes, 0)
         for candidate in itertools.chain(
             ({name: rng.choice(indices[name]) for name in axes} for _ in range(60)), [cheapest]
         ):

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import vsr_kernels
 from torch import Tensor
 
+import vsr_kernels
 from ops import truth
 from ops.accuracy import assert_near, assert_same_bits
 from ops.inputs import Draw
@@ -100,7 +100,9 @@ def test_flow_keeps_its_precision(backend: str, dtype: torch.dtype, low: torch.d
 
 
 @pytest.mark.parametrize("low", LOW)
-@pytest.mark.parametrize(("operator", "backend", "dtype"), each("pixel_shuffle", "pixel_unshuffle", dtypes=(torch.float32,)))
+@pytest.mark.parametrize(
+    ("operator", "backend", "dtype"), each("pixel_shuffle", "pixel_unshuffle", dtypes=(torch.float32,))
+)
 def test_shuffles_move_values_as_they_are(operator: str, backend: str, dtype: torch.dtype, low: torch.dtype) -> None:
     device = device_of(backend)
     x = Draw(23, dtype, device, exact=False).image((1, 4, 6, 8))

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+
 import vsr_kernels
 from vsr_kernels import backend, build
 
@@ -59,7 +60,10 @@ def test_unknown_names_are_refused() -> None:
 
 def test_backends_that_are_missing_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend._state, "cuda_error", "no toolkit, says the test")
-    with pytest.raises(RuntimeError, match="cuda is not available: no toolkit, says the test"), vsr_kernels.use_backend("cuda"):
+    with (
+        pytest.raises(RuntimeError, match="cuda is not available: no toolkit, says the test"),
+        vsr_kernels.use_backend("cuda"),
+    ):
         pass
 
 
@@ -94,7 +98,9 @@ def test_forced_backends_do_not_fall_back(monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(RuntimeError, match=r"use_backend\('cpu'\): expected a tensor on cpu, got one on meta"):
             vsr_kernels.pixel_shuffle(X.to("meta"), 2)
         monkeypatch.setitem(backend._state.kernels, "cpu", frozenset())
-        with pytest.raises(RuntimeError, match=r"pixel_shuffle: use_backend\('cpu'\): no kernel: no cpu kernel of pixel_shuffle"):
+        with pytest.raises(
+            RuntimeError, match=r"pixel_shuffle: use_backend\('cpu'\): no kernel: no cpu kernel of pixel_shuffle"
+        ):
             vsr_kernels.pixel_shuffle(X, 2)
 
 
@@ -153,7 +159,10 @@ def test_the_cpu_backend_is_missing_then() -> None:
     assert not status.available
     assert status.operators == ()
     assert status.detail == "no compiler, says the test"
-    with pytest.raises(RuntimeError, match="cpu is not available: no compiler, says the test"), vsr_kernels.use_backend("cpu"):
+    with (
+        pytest.raises(RuntimeError, match="cpu is not available: no compiler, says the test"),
+        vsr_kernels.use_backend("cpu"),
+    ):
         pass
 
 

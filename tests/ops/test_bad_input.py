@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-import vsr_kernels
 from torch import Tensor
-from vsr_kernels import RepBranch
 
+import vsr_kernels
 from ops.on_backends import on
+from vsr_kernels import RepBranch
 
 Mistake = tuple[str, type[Exception], dict[str, Any], str]
 
@@ -27,7 +27,13 @@ META = zeros(8, device="meta")
 #: Arguments that are right; each mistake replaces some of them.
 GOOD: dict[str, dict[str, Any]] = {
     "conv3x3": {"x": X, "weight": zeros(8, 4, 3, 3)},
-    "residual_block": {"x": X, "weight1": zeros(5, 4, 3, 3), "bias1": None, "weight2": zeros(4, 5, 3, 3), "bias2": None},
+    "residual_block": {
+        "x": X,
+        "weight1": zeros(5, 4, 3, 3),
+        "bias1": None,
+        "weight2": zeros(4, 5, 3, 3),
+        "bias2": None,
+    },
     "flow_warp": {"x": X, "flow": zeros(2, 2, 6, 8)},
     "pixel_shuffle": {"x": X, "r": 2},
     "pixel_unshuffle": {"x": X, "r": 2},
@@ -250,7 +256,12 @@ MISTAKES: list[Mistake] = [
         )
     ),
     ("pixel_shuffle", ValueError, {"r": 3}, "x: expected channels divisible by r^2 = 9, got shape (2, 4, 6, 8)"),
-    ("pixel_unshuffle", ValueError, {"r": 4}, "x: expected height and width divisible by r = 4, got shape (2, 4, 6, 8)"),
+    (
+        "pixel_unshuffle",
+        ValueError,
+        {"r": 4},
+        "x: expected height and width divisible by r = 4, got shape (2, 4, 6, 8)",
+    ),
     (
         "sparse_conv3x3",
         ValueError,
@@ -363,7 +374,7 @@ MISTAKES: list[Mistake] = [
         "merge_rep_branches",
         TypeError,
         {"branches": [BRANCH._replace(conv3_weight="w")]},
-        "branches[0].conv3_weight: expected a tensor (C_mid, C_in, 3, 3), got str",
+        "branches[0].conv3_weight: expected a tensor, got str",
     ),
     (
         "merge_rep_branches",
@@ -432,6 +443,50 @@ DIRECT: list[tuple[str, Callable[[Any], object], str]] = [
     ),
     (
         "conv3x3",
+        lambda ops: ops.conv3x3(X, zeros(4, 4, 3, 3), None, None, 0.0, X.half(), "none", 1.0, 1, False),
+        "the dtype of x, got another",
+    ),
+    (
+        "conv3x3",
+        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3), zeros(8).half(), None, 0.0, None, "none", 1.0, 1, False),
+        "the dtype of x, got another",
+    ),
+    (
+        "conv3x3",
+        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3), None, zeros(8).half(), 0.0, None, "prelu", 1.0, 1, False),
+        "the dtype of x, got another",
+    ),
+    (
+        "conv3x3",
+        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3), None, None, 0.0, None, "gelu", 1.0, 1, False),
+        "none, relu, leaky_relu or prelu, got gelu",
+    ),
+    (
+        "sparse_conv3x3",
+        lambda ops: ops.sparse_conv3x3(
+            X, zeros(2, 4, 3, 3), None, None, 0.0, None, torch.tensor([1, 2]), None, "none", False
+        ),
+        "a tensor where out_channels is given, got none",
+    ),
+    (
+        "sparse_conv3x3",
+        lambda ops: ops.sparse_conv3x3(
+            X, zeros(2, 4, 3, 3), None, None, 0.0, None, torch.tensor([1, 2, 3]), X, "none", False
+        ),
+        "shape (2), got (3)",
+    ),
+    (
+        "flow_warp_backward",
+        lambda ops: ops.flow_warp_backward(X.half(), X, X[:, :2], "nearest", "zeros", True, True),
+        "the dtype of x, got another",
+    ),
+    (
+        "conv3x3_epilogue_backward",
+        lambda ops: ops.conv3x3_epilogue_backward(X, X.half(), None, "relu", 0.0, 1.0, 1, False),
+        "the dtype of x, got another",
+    ),
+    (
+        "conv3x3",
         lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3), None, zeros(3), 0.0, None, "prelu", 1.0, 1, False),
         "shape (1,) or (8,), got (3)",
     ),
@@ -493,7 +548,9 @@ DIRECT: list[tuple[str, Callable[[Any], object], str]] = [
 @pytest.mark.skipif(
     not vsr_kernels.backends()["cpu"].available, reason="no compiled operators: " + vsr_kernels.backends()["cpu"].detail
 )
-@pytest.mark.parametrize(("operator", "call", "message"), DIRECT, ids=[f"{d[0]}-{d[2]}" for d in DIRECT])
+@pytest.mark.parametrize(
+    ("operator", "call", "message"), DIRECT, ids=[f"{i}-{d[0]}-{d[2]}" for i, d in enumerate(DIRECT)]
+)
 def test_message_of_a_direct_call(operator: str, call: Callable[[Any], object], message: str) -> None:
     with pytest.raises(RuntimeError) as caught:
         call(torch.ops.vsr_kernels)

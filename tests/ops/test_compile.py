@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-import vsr_kernels
 from torch import Tensor, nn
 
+import vsr_kernels
 from ops.accuracy import assert_same_bits
 from ops.cases import FLOW_WARP, MERGE_REP_BRANCHES, OPERATORS, Arguments, Case, branches_of, cases
 from ops.on_backends import device_of, each, on, parameters
@@ -48,7 +48,9 @@ def test_one_graph(backend: str, case: Case) -> None:
     assert_same_bits(got[0], expected[0], "output")
     assert got[0].stride() == expected[0].stride()
     for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, expected_gradients[name], msg=lambda text, n=name: f"gradient of {n}: {text}")
+        torch.testing.assert_close(
+            gradient, expected_gradients[name], msg=lambda text, n=name: f"gradient of {n}: {text}"
+        )
 
 
 @pytest.mark.parametrize(("backend", "dtype"), each("merge_rep_branches", dtypes=(torch.float32,)))

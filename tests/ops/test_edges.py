@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import vsr_kernels
 from torch import Tensor, nn
 
+import vsr_kernels
 from ops.accuracy import assert_same_bits
 from ops.cases import ACTIVATIONS, DTYPES
 from ops.inputs import Draw
@@ -35,7 +35,11 @@ def call_with(operator: str, x: Tensor) -> tuple[Callable[[], Tensor], dict[str,
     if operator == "conv3x3":
         tensors |= {"weight": draw.weight((8, c, 3, 3)), "bias": draw.bias(8), "slope": draw.slope(8)}
         tensors["residual"] = draw.image((n, 2, 2 * h, 2 * w))
-        return lambda: vsr_kernels.conv3x3(**tensors, activation="prelu", pixel_shuffle=2), tensors, (n, 2, 2 * h, 2 * w)
+        return (
+            lambda: vsr_kernels.conv3x3(**tensors, activation="prelu", pixel_shuffle=2),
+            tensors,
+            (n, 2, 2 * h, 2 * w),
+        )
     if operator == "residual_block":
         tensors |= {"weight1": draw.weight((5, c, 3, 3)), "bias1": draw.bias(5)}
         tensors |= {"weight2": draw.weight((c, 5, 3, 3)), "bias2": draw.bias(c)}
@@ -95,7 +99,9 @@ def test_block_pruned_to_nothing(backend: str, dtype: torch.dtype, kept: tuple[l
     with on(backend):
         got = vsr_kernels.sparse_residual_block(**tensors, in_channels=gather, out_channels=scatter)
         got.sum().backward()
-    torch.testing.assert_close(got.double().cpu(), expected, rtol=2 * torch.finfo(dtype).eps, atol=torch.finfo(dtype).eps)
+    torch.testing.assert_close(
+        got.double().cpu(), expected, rtol=2 * torch.finfo(dtype).eps, atol=torch.finfo(dtype).eps
+    )
     assert torch.equal(tensors["x"].grad, torch.ones_like(tensors["x"]))
 
 
@@ -141,7 +147,7 @@ def test_nan_and_infinity_pass(backend: str, dtype: torch.dtype, activation: str
 @pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
 @pytest.mark.parametrize(("backend", "dtype"), each("flow_warp"))
 def test_flow_to_nowhere(backend: str, dtype: torch.dtype, interpolation: str, value: float) -> None:
-    """Such pixels are outside: zero, or the border. Their neighbours do not notice, and no gradient reaches the flow."""
+    """Such pixels are outside: zero, or the border. Their neighbours do not notice; no gradient reaches the flow."""
     hit = torch.zeros(5, 9, dtype=torch.bool, device=device_of(backend))
     hit[2, 4] = True
     beyond = value > 0
@@ -220,7 +226,9 @@ def test_strides_beyond_32_bits(
 
 
 @pytest.mark.parametrize("dimension", [0, 1, 2, 3])
-@pytest.mark.parametrize(("backend", "dtype"), each("flow_warp", dtypes=(torch.bfloat16,), backends=("cpu", "reference")))
+@pytest.mark.parametrize(
+    ("backend", "dtype"), each("flow_warp", dtypes=(torch.bfloat16,), backends=("cpu", "reference"))
+)
 def test_flow_strides_beyond_32_bits(backend: str, dtype: torch.dtype, dimension: int, vast: Tensor) -> None:
     draw = Draw(8, dtype, "cpu", exact=True)
     shape = [2, 2, 5, 4]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-import vsr_kernels
 from torch import Tensor
 
+import vsr_kernels
 from ops.accuracy import assert_same_bits
 from ops.inputs import Draw
 from ops.on_backends import device_of, each, on
@@ -53,7 +53,7 @@ def test_warp_by_whole_pixels(
 
 
 def check_whole_pixels(got: Tensor, expected: Tensor, backend: str) -> None:
-    """Kernels add whole pixels to the fraction exactly; grid_sample's coordinates in [-1, 1] are off by some roundings."""
+    """Kernels take whole pixels exactly; grid_sample's coordinates in [-1, 1] are off by some roundings."""
     if backend != "reference" and got.dtype != torch.float64:
         assert_same_bits(got + 0.0, expected + 0.0, "output")  # + 0.0: the sign of zero is free
         return
@@ -97,6 +97,31 @@ def test_convolution_with_one_tap_shifts(backend: str, dtype: torch.dtype) -> No
     expected = torch.zeros_like(x)
     expected[:, :, 1:, :-1] = x[:, :, :-1, 1:]
     assert_same_bits(got + 0.0, expected + 0.0, "the upper right tap")
+
+
+@pytest.mark.parametrize("r", [1, 2])
+@pytest.mark.parametrize(("backend", "dtype"), each("conv3x3", dtypes=HALVES))
+def test_sums_are_rounded_once_and_to_nearest(backend: str, dtype: torch.dtype, r: int) -> None:
+    """A residual is added in float32, and the sum rounded as PyTorch rounds, ties to even."""
+    x, residual = image(backend, dtype, 2, 12, 6, 7), image(backend, dtype, 2, 12 // r**2, 6 * r, 7 * r).flip(0)
+    with on(backend):
+        got = vsr_kernels.conv3x3(x, one_tap(12, 1, 1, x), residual=residual, pixel_shuffle=r)
+    moved = torch.nn.functional.pixel_shuffle(x.float(), r)
+    assert_same_bits(got + 0.0, (moved + residual.float()).to(dtype) + 0.0, "output")
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("backend", "dtype"), each("flow_warp", dtypes=HALVES, backends=("cuda", "cpu")))
+def test_averages_are_rounded_once_and_to_nearest(
+    backend: str, dtype: torch.dtype, memory: torch.memory_format
+) -> None:
+    """Half a pixel to the right is the mean of two neighbours, worked out in float32."""
+    x = image(backend, dtype, 2, 11, 6, 9).contiguous(memory_format=memory)
+    flow = torch.tensor([0.5, 0.0], dtype=dtype, device=x.device).view(1, 2, 1, 1).expand(2, 2, 6, 9)
+    with on(backend):
+        got = vsr_kernels.flow_warp(x, flow, padding="border")
+    wide = torch.cat([x, x[..., -1:]], dim=3).float()
+    assert_same_bits(got + 0.0, ((wide[..., :-1] + wide[..., 1:]) / 2).to(dtype) + 0.0, "output")
 
 
 @pytest.mark.parametrize(("backend", "dtype"), each("residual_block"))

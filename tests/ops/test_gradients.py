@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import vsr_kernels
 from torch import Tensor
-from vsr_kernels import RepBranch
 
+import vsr_kernels
 from ops.cases import ACTIVATIONS
 from ops.inputs import GRADIENT_LAYOUTS, IMAGE_LAYOUTS, Draw, lay_out
 from ops.on_backends import device_of, each, on
+from vsr_kernels import RepBranch
 
 F64 = torch.float64
 
@@ -54,7 +54,13 @@ def test_conv3x3(activation: str) -> None:
 def test_residual_block(activation: str) -> None:
     draw = Draw(32, F64, "cpu", exact=True)
     settings, slope = settings_of(activation, draw, 3)
-    tensors = [draw.image((1, 2, 3, 2)), draw.weight((3, 2, 3, 3)), draw.bias(3), draw.weight((2, 3, 3, 3)), draw.bias(2)]
+    tensors = [
+        draw.image((1, 2, 3, 2)),
+        draw.weight((3, 2, 3, 3)),
+        draw.bias(3),
+        draw.weight((2, 3, 3, 3)),
+        draw.bias(2),
+    ]
 
     def function(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, *slope: Tensor) -> Tensor:
         named = dict(settings, slope=slope[0]) if slope else settings
@@ -85,7 +91,13 @@ def test_sparse_conv3x3(scattered: bool) -> None:
 
 def test_sparse_residual_block() -> None:
     draw = Draw(34, F64, "cpu", exact=True)
-    tensors = [draw.image((1, 4, 3, 2)), draw.weight((3, 2, 3, 3)), draw.bias(3), draw.weight((2, 3, 3, 3)), draw.bias(2)]
+    tensors = [
+        draw.image((1, 4, 3, 2)),
+        draw.weight((3, 2, 3, 3)),
+        draw.bias(3),
+        draw.weight((2, 3, 3, 3)),
+        draw.bias(2),
+    ]
     check(
         lambda x, w1, b1, w2, b2: vsr_kernels.sparse_residual_block(
             x, w1, b1, w2, b2, in_channels=[3, 0], out_channels=[2, 1]

@@ -1,4 +1,4 @@
-"""The index maps and number conversions of ``csrc/core``, which host and device share: compiled alone and called here."""
+"""Index maps and number conversions of ``csrc/core``, which host and device share: compiled alone and called here."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from vsr_kernels import build
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")

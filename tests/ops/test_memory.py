@@ -1,4 +1,4 @@
-"""What operators do with memory: nothing to their inputs, nothing uninitialised in their outputs, formats as documented."""
+"""Memory: inputs are left alone, outputs hold nothing uninitialised and lie as documented."""
 
 from __future__ import annotations
 
@@ -7,13 +7,24 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-import vsr_kernels
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+import vsr_kernels
 from ops.accuracy import assert_same_bits
-from ops.cases import CONV3X3, FLOW_WARP, MERGE_REP_BRANCHES, OPERATORS, PIXEL_SHUFFLE, PIXEL_UNSHUFFLE
-from ops.cases import RESIDUAL_BLOCK, SPARSE_CONV3X3, SPARSE_RESIDUAL_BLOCK, Case, cases
+from ops.cases import (
+    CONV3X3,
+    FLOW_WARP,
+    MERGE_REP_BRANCHES,
+    OPERATORS,
+    PIXEL_SHUFFLE,
+    PIXEL_UNSHUFFLE,
+    RESIDUAL_BLOCK,
+    SPARSE_CONV3X3,
+    SPARSE_RESIDUAL_BLOCK,
+    Case,
+    cases,
+)
 from ops.on_backends import device_of, each, few, on, parameters
 from ops.running import run
 
@@ -110,9 +121,7 @@ def is_dense(x: Tensor, memory: torch.memory_format) -> bool:
 CONVOLUTIONS = [CONV3X3, RESIDUAL_BLOCK, SPARSE_CONV3X3, SPARSE_RESIDUAL_BLOCK]
 
 
-@pytest.mark.parametrize(
-    ("backend", "case"), [p for p in parameters(CONVOLUTIONS, few) if p.values[0] != "reference"]
-)
+@pytest.mark.parametrize(("backend", "case"), [p for p in parameters(CONVOLUTIONS, few) if p.values[0] != "reference"])
 def test_convolutions_return_channels_last(backend: str, case: Case) -> None:
     """Whatever the layout of their inputs; with and without gradients."""
     if case.dtype == torch.float64:

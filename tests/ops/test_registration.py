@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-import vsr_kernels
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
+import vsr_kernels
+from ops import truth
 from ops.cases import ACTIVATIONS, FLOW_WARP, MERGE_REP_BRANCHES, OPERATORS, Case
 from ops.inputs import Draw
 from ops.on_backends import device_of, each, few, on, parameters
@@ -59,7 +60,11 @@ def epilogue_samples(draw: Draw) -> Iterator[Sample]:
 
 
 def block_samples(draw: Draw) -> Iterator[Sample]:
-    x, weight1, weight2 = draw.image((2, 3, 5, 4), "channels_last"), draw.weight((6, 3, 3, 3)), draw.weight((3, 6, 3, 3))
+    x, weight1, weight2 = (
+        draw.image((2, 3, 5, 4), "channels_last"),
+        draw.weight((6, 3, 3, 3)),
+        draw.weight((3, 6, 3, 3)),
+    )
     for i, activation in enumerate(ACTIVATIONS):
         name, slope, number = slope_arguments(activation, draw, 6)
         bias1, bias2 = (draw.bias(6), draw.bias(3)) if i % 2 else (None, None)
@@ -196,18 +201,48 @@ def test_fake_results_for_every_layout(backend: str, case: Case) -> None:
     assert fake.stride() == real.stride()
 
 
+@pytest.mark.parametrize(("backend", "dtype"), each("conv3x3", dtypes=LOW[:1], backends=("cpu", "cuda")))
+def test_scale_comes_before_the_residual(backend: str, dtype: torch.dtype) -> None:
+    """The schema has a factor that the public function lacks: with every activation, with and without a shuffle."""
+    overload = torch.ops.vsr_kernels.conv3x3.default
+    for sample in conv_samples(Draw(16, dtype, device_of(backend), exact=True)):
+        trained = pytree.tree_map_only(Tensor, with_gradient, sample)
+        x, weight, bias, slope, number, residual, activation, scale, r, _ = trained
+        out, kept = overload(*trained)
+        wide = {id(t): with_gradient(t.double().cpu()) for t in (x, weight, bias, slope, residual) if t is not None}
+        true = {name: wide.get(id(t)) for name, t in (("x", x), ("w", weight), ("b", bias), ("s", slope))}
+        z = truth.convolve(true["x"], true["w"], true["b"])
+        expected = truth.shuffle(truth.activate(z, activation, true["s"] if slope is not None else number), r) * scale
+        if residual is not None:
+            expected = expected + wide[id(residual)]
+        torch.testing.assert_close(out.double().cpu(), expected, rtol=1e-5, atol=1e-5)
+        if trained[-1]:
+            torch.testing.assert_close(kept.double().cpu(), z, rtol=1e-5, atol=1e-5)
+        leaves = [t for t in (x, weight, bias, slope, residual) if t is not None]
+        grad = Draw(17, dtype, device_of(backend), exact=True).gradient(tuple(out.shape))
+        found = torch.autograd.grad(out, leaves, grad)
+        for ours, theirs in zip(
+            found, torch.autograd.grad(expected, list(wide.values()), grad.double().cpu()), strict=True
+        ):
+            torch.testing.assert_close(ours.double().cpu(), theirs, rtol=1e-5, atol=1e-4)
+
+
 @needs_library
 @pytest.mark.parametrize("dtype", LOW)
 def test_fake_gradients_of_every_layout(dtype: torch.dtype) -> None:
     """flow_warp_backward keeps the format of x."""
-    for layout, gradient in itertools.product(
+    for shape, layout, gradient in itertools.product(
+        ((2, 3, 4, 5), (2, 1, 4, 5), (1, 3, 1, 1)),
         ("contiguous", "channels_last", "sliced", "transposed", "channel_slice", "expanded_batch"),
         ("contiguous", "channels_last", "one_number"),
     ):
         draw = Draw(13, dtype, "cpu", exact=True)
-        x, grad = draw.image((2, 3, 4, 5), layout), draw.image((2, 3, 4, 5), gradient)
-        sample = (grad, x, draw.flow((2, 2, 4, 5), 1.0, torch.float32), "bilinear", "zeros", True, True)
-        check_fake(torch.ops.vsr_kernels.flow_warp_backward.default, sample, torch.ops.vsr_kernels.flow_warp_backward(*sample))
+        x, grad = draw.image(shape, layout), draw.image(shape, gradient)
+        flow = draw.flow((shape[0], 2, *shape[2:]), 1.0, torch.float32)
+        sample = (grad, x, flow, "bilinear", "zeros", True, True)
+        check_fake(
+            torch.ops.vsr_kernels.flow_warp_backward.default, sample, torch.ops.vsr_kernels.flow_warp_backward(*sample)
+        )
 
 
 @needs_library

@@ -8,10 +8,10 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
-from vsr_kernels import RepBranch
 
 from ops import truth
 from ops.cases import run_branches
+from vsr_kernels import RepBranch
 
 
 def draw(*shape: int) -> Tensor:

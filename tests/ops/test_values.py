@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import pytest
 import torch
+
 from ops.accuracy import assert_near, assert_same_bits
 from ops.cases import Arguments, Case
 from ops.on_backends import device_of, on, parameters

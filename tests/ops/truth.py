@@ -39,7 +39,7 @@ def activate(z: Tensor, activation: str, slope: float | Tensor | None) -> Tensor
 
 def shuffle(x: Tensor, r: int) -> Tensor:
     """Every output pixel by the index formula of the definition."""
-    n, c, h, w = x.shape
+    _, c, h, w = x.shape
     channel = torch.arange(c // (r * r))[:, None, None]
     row = torch.arange(r * h)[None, :, None]
     col = torch.arange(r * w)[None, None, :]
@@ -48,7 +48,7 @@ def shuffle(x: Tensor, r: int) -> Tensor:
 
 def unshuffle(x: Tensor, r: int) -> Tensor:
     """The inverse index formula."""
-    n, c, h, w = x.shape
+    _, c, h, w = x.shape
     packed = torch.arange(c * r * r)[:, None, None]
     row = torch.arange(h // r)[None, :, None]
     col = torch.arange(w // r)[None, None, :]
@@ -135,7 +135,7 @@ def sparse_residual_block(
 
 def flow_warp(x: Tensor, flow: Tensor, *, interpolation: str = "bilinear", padding: str = "zeros") -> Tensor:
     """Sampling by gathering the neighbours of every coordinate."""
-    n, c, h, w = x.shape
+    _, _, h, w = x.shape
     if x.numel() == 0:
         return x.clone()
     cols = torch.arange(w, dtype=x.dtype) + flow[:, 0]  # (N, H, W)

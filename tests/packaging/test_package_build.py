@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 import vsr_kernels
 from vsr_kernels import build
 
@@ -74,7 +75,9 @@ def test_objects_hold_what_belongs_to_them() -> None:
 def test_every_package_and_source_is_packaged() -> None:
     """The lists in pyproject.toml name every Python package of ours, and the patterns match every C++ file."""
     text = (ROOT / "pyproject.toml").read_text()
-    listed = set(re.findall(r'"([\w.]+)"', re.search(r"^packages = \[(.*?)\]", text, re.MULTILINE | re.DOTALL).group(1)))  # type: ignore[union-attr]
+    listed = set(
+        re.findall(r'"([\w.]+)"', re.search(r"^packages = \[(.*?)\]", text, re.MULTILINE | re.DOTALL).group(1))
+    )  # type: ignore[union-attr]
     present = {"vsr_kernels.csrc"}
     for folder, base in ((ROOT / "vsr_kernels", ROOT), (ROOT / "python" / "vsr", ROOT / "python")):
         present |= {".".join(p.parent.relative_to(base).parts) for p in folder.rglob("__init__.py")}
@@ -144,7 +147,9 @@ def test_objects(
 @pytest.mark.parametrize(
     ("mode", "cxx", "cuda"), [("cpu", "no compiler", None), ("cuda", "no compiler", None), ("cuda", None, "no toolkit")]
 )
-def test_what_was_asked_for_is_not_left_out(machine: pytest.MonkeyPatch, mode: str, cxx: str | None, cuda: str | None) -> None:
+def test_what_was_asked_for_is_not_left_out(
+    machine: pytest.MonkeyPatch, mode: str, cxx: str | None, cuda: str | None
+) -> None:
     machine.setenv("VSR_KERNELS_BUILD", mode)
     machine.setattr(build, "cxx_obstacle", lambda: cxx)
     machine.setattr(build, "cuda_obstacle", lambda: cuda)
@@ -175,7 +180,9 @@ def script(path: Path, body: str) -> Path:
 
 def toolkit(root: Path, version: str, library: str = "lib64") -> Path:
     """What a toolkit looks like from outside."""
-    script(root / "bin" / "nvcc", f'case "$*" in *--dryrun*) echo "#\\$ TOP={root}/bin/.." >&2;; *) echo "Cuda compilation tools, release {version}, V{version}.1";; esac')
+    dry = f'echo "#\\$ TOP={root}/bin/.." >&2'
+    version_line = f'echo "Cuda compilation tools, release {version}, V{version}.1"'
+    script(root / "bin" / "nvcc", f'case "$*" in *--dryrun*) {dry};; *) {version_line};; esac')
     for name in ("include/cuda_runtime.h", f"{library}/libcudart.so"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
@@ -335,7 +342,9 @@ def test_extensions_with_torch(machine: pytest.MonkeyPatch) -> None:
     flags = made.extra_compile_args["cxx"]
     assert "-DTORCH_STABLE_ONLY" in flags
     assert any(flag.startswith("-DTORCH_TARGET_VERSION=0x020a") for flag in flags)
-    assert not [flag for flag in flags if flag.startswith(("-march", "-mtune", "-ffast-math", "-Ofast", "-ffinite-math"))]
+    assert not [
+        flag for flag in flags if flag.startswith(("-march", "-mtune", "-ffast-math", "-Ofast", "-ffinite-math"))
+    ]
 
 
 def test_cuda_targets_name_the_ptx_of_the_highest() -> None:
@@ -393,7 +402,7 @@ def test_first_use_compiles_once(tiny: Path, capfd: pytest.CaptureFixture[str]) 
 @needs_compiler
 def test_first_use_repeats_the_words_of_the_compiler(tiny: Path) -> None:
     tiny.write_text("this is no C++;\n")
-    with pytest.raises(build.BuildError, match="compiling _C in .* failed:") as caught:
+    with pytest.raises(build.BuildError, match=r"compiling _C in .* failed:") as caught:
         build.build_at_first_use()
     assert "library.cpp" in str(caught.value)
     assert len(str(caught.value)) < 3000

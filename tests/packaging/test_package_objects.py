@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 import vsr_kernels
 from vsr_kernels import build
 

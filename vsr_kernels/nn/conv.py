@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..ops import conv3x3, residual_block
+from ..ops import _check, conv3x3, residual_block
 
 
 def _only_3x3(module: str, **given: Any) -> None:
@@ -35,6 +35,8 @@ class _Activated(nn.Module):
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
+        if activation not in _check.ACTIVATIONS:
+            _check.fail(type(self).__name__, "activation", "one of " + ", ".join(_check.ACTIVATIONS), repr(activation))
         self.activation = activation
         self.number = None
         if activation == "prelu":
@@ -99,6 +101,10 @@ class Conv3x3(nn.Conv2d, _Activated):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """(N, C_in, H, W), optionally a residual (N, C_out, H, W) -> (N, C_out, H, W)."""
         return conv3x3(x, self.weight, self.bias, activation=self.activation, slope=self._slope(), residual=residual)
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        return super().extra_repr() + ("" if self.activation == "none" else f", activation={self.activation}")
 
     @classmethod
     def from_module(cls, module: nn.Conv2d, activation: nn.Module | None = None) -> Conv3x3:
@@ -177,6 +183,7 @@ class PixelShuffleConv(_Activated):
         slope: float | None = None,
     ) -> None:
         super().__init__()
+        _check.factor(type(self).__name__, "upscale_factor", upscale_factor)
         self.upscale_factor = upscale_factor
         wide = out_channels * upscale_factor**2
         like = nn.Conv2d(in_channels, wide, 3, 1, 1, bias=bias, device=device, dtype=dtype)
@@ -260,6 +267,10 @@ class ResidualBlock(_Activated):
             scale=self.res_scale,
         )
 
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        return f"res_scale={self.res_scale}, activation={self.activation}"
+
     @classmethod
     def from_module(cls, module: nn.Module) -> ResidualBlock:
         """Take over a block that has 3x3 convolutions ``conv1`` and ``conv2``, ``relu`` and ``res_scale``.
@@ -276,7 +287,7 @@ class ResidualBlock(_Activated):
         conv1, conv2 = parts
         assert isinstance(conv1, nn.Conv2d) and isinstance(conv2, nn.Conv2d)
         Conv3x3.from_module(conv1), Conv3x3.from_module(conv2)
-        if conv1.in_channels != conv2.out_channels:
+        if conv1.in_channels != conv2.out_channels or conv1.out_channels != conv2.in_channels:
             raise ValueError(f"{cls.__name__}: module: expected as many channels out as in, got {conv1} and {conv2}")
         name, slope = activation_of(getattr(module, "relu", None), conv1.out_channels)
         made = cls(

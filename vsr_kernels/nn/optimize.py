@@ -72,7 +72,7 @@ def _visit(module: nn.Module, path: str, report: OptimizeReport) -> nn.Module:
         return block
     if isinstance(module, nn.Conv2d):
         return _replace_conv(module, path, report)
-    if isinstance(module, nn.Sequential):
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
         _fuse_sequence(module, path, report)
         return module
     for name, child in module.named_children():
@@ -87,12 +87,22 @@ def _is_plain_block(module: nn.Module) -> bool:
         type(module).__name__ == "ResidualBlockNoBN"
         and set(names) == {"conv1", "conv2", "relu"}
         and isinstance(getattr(module, "res_scale", None), (int, float))
+        and not any(_is_hooked(part) for part in module.modules())
     )
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    """Whether calling the module does more than its forward, which a replacement would not do."""
+    hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
+    return any(hooks)
 
 
 def _replace_conv(conv: nn.Conv2d, path: str, report: OptimizeReport) -> nn.Module:
     if type(conv) is not nn.Conv2d:
         report.kept[path] = f"expected nn.Conv2d itself, got the subclass {type(conv).__name__}"
+        return conv
+    if _is_hooked(conv):
+        report.kept[path] = "expected a module without hooks, got one with hooks"
         return conv
     try:
         made = Conv3x3.from_module(conv)
@@ -126,6 +136,8 @@ def _fuse_sequence(sequence: nn.Sequential, path: str, report: OptimizeReport) -
 
 
 def _fuse_pair(conv: nn.Conv2d, follower: nn.Module) -> nn.Module | None:
+    if _is_hooked(conv) or _is_hooked(follower):
+        return None
     try:
         if type(follower) is nn.PixelShuffle:
             return PixelShuffleConv.from_module(conv, follower)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import backend, reference
-from ..registration import no_double_backward, on_load, register_autocast
+from ..registration import no_double_backward, on_load, register_autocast, under_autocast
 from . import _check
 
 
@@ -57,8 +57,15 @@ def conv3x3(
             "conv3x3", "residual", residual, (n, c_out // (r * r), h * r, w * r), "(N, C_out / r^2, r H, r W)"
         )
     if backend.choose("conv3x3", x) == "reference":
-        return reference.conv3x3(
-            x, weight, bias, activation=activation, slope=slope_of(slope), residual=residual, pixel_shuffle=r
+        return under_autocast(
+            reference.conv3x3,
+            x,
+            weight,
+            bias,
+            activation=activation,
+            slope=slope_of(slope),
+            residual=residual,
+            pixel_shuffle=r,
         )
     keep = needs_grad(x, weight, bias, slope, residual) and not sign_survives(activation, slope, residual, 1.0)
     out, _ = torch.ops.vsr_kernels.conv3x3(
@@ -107,8 +114,16 @@ def residual_block(
     if isinstance(scale, bool) or not isinstance(scale, (int, float)):
         _check.fail(op, "scale", "a number", type(scale).__name__, TypeError)
     if backend.choose(op, x) == "reference":
-        return reference.residual_block(
-            x, weight1, bias1, weight2, bias2, activation=activation, slope=slope_of(slope), scale=float(scale)
+        return under_autocast(
+            reference.residual_block,
+            x,
+            weight1,
+            bias1,
+            weight2,
+            bias2,
+            activation=activation,
+            slope=slope_of(slope),
+            scale=float(scale),
         )
     keep = needs_grad(x, weight1, bias1, weight2, bias2, slope)
     out, _ = torch.ops.vsr_kernels.residual_block(

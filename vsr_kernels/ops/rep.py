@@ -43,14 +43,17 @@ def merge_rep_branches(branches: Sequence[RepBranch], *, identity: bool = True) 
             _check.fail(op, f"branches[{i}]", "a RepBranch", type(branch).__name__, TypeError)
         name = f"branches[{i}]."
         w3 = branch.conv3_weight
+        _check.like(op, name + "conv3_weight", w3, w3)
         _check.shaped(op, name + "conv3_weight", w3, (None, c_in, 3, 3), "(C_mid, C_in, 3, 3)")
         c_mid, c_in = w3.shape[0], w3.shape[1]
         for field in ("conv3_bias", "bn_weight", "bn_bias", "bn_mean", "bn_var"):
-            _check.optional_vector(op, name + field, getattr(branch, field), w3, c_mid, "(C_mid,)")
+            _check.like(op, name + field, getattr(branch, field), w3)
+            _check.shaped(op, name + field, getattr(branch, field), (c_mid,), "(C_mid,)")
         _check.like(op, name + "conv1_weight", branch.conv1_weight, w3)
         _check.shaped(op, name + "conv1_weight", branch.conv1_weight, (c_out, c_mid, 1, 1), "(C_out, C_mid, 1, 1)")
         c_out = branch.conv1_weight.shape[0]
-        _check.optional_vector(op, name + "conv1_bias", branch.conv1_bias, w3, c_out, "(C_out,)")
+        _check.like(op, name + "conv1_bias", branch.conv1_bias, w3)
+        _check.shaped(op, name + "conv1_bias", branch.conv1_bias, (c_out,), "(C_out,)")
     if identity and c_in != c_out:
         _check.fail(op, "identity", f"False where C_in = {c_in} and C_out = {c_out} differ", True)
     return reference.merge_rep_branches(branches, identity=identity)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import backend, reference
-from ..layout import memory_format_of
+from ..layout import empty_like_format
 from ..registration import on_load
 from . import _check
 
@@ -60,12 +60,12 @@ def pixel_unshuffle(x: Tensor, r: int) -> Tensor:
 
 def _shuffle_fake(x: Tensor, r: int) -> Tensor:
     n, c, h, w = x.shape
-    return x.new_empty((n, c // (r * r), h * r, w * r)).contiguous(memory_format=memory_format_of(x))
+    return empty_like_format(x, (n, c // (r * r), h * r, w * r))
 
 
 def _unshuffle_fake(x: Tensor, r: int) -> Tensor:
     n, c, h, w = x.shape
-    return x.new_empty((n, c * r * r, h // r, w // r)).contiguous(memory_format=memory_format_of(x))
+    return empty_like_format(x, (n, c * r * r, h // r, w // r))
 
 
 def _keep_r(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import backend, reference
-from ..registration import on_load, register_autocast
+from ..registration import on_load, register_autocast, under_autocast
 from . import _check
 from .conv import (
     activation_gradients,
@@ -76,7 +76,8 @@ def sparse_conv3x3(
         _check.like(op, "residual", residual, x)
         _check.shaped(op, "residual", residual, (n, c_out if scatter is None else None, h, w), "(N, C_res, H, W)")
     if backend.choose(op, x) == "reference":
-        return reference.sparse_conv3x3(
+        return under_autocast(
+            reference.sparse_conv3x3,
             x,
             weight,
             bias,
@@ -137,7 +138,8 @@ def sparse_residual_block(
     _check.optional_vector(op, "bias2", bias2, x, scatter.shape[0], "(len(out_channels),)")
     _check.activation(op, activation, slope, x, c_mid)
     if backend.choose(op, x) == "reference":
-        return reference.sparse_residual_block(
+        return under_autocast(
+            reference.sparse_residual_block,
             x,
             weight1,
             bias1,

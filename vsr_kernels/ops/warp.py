@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import backend, reference
-from ..layout import memory_format_of
+from ..layout import empty_like_format
 from ..registration import no_double_backward, on_load
 from . import _check
 
@@ -50,15 +50,15 @@ def flow_warp(x: Tensor, flow: Tensor, *, interpolation: str = "bilinear", paddi
 
 
 def _fake(x: Tensor, flow: Tensor, interpolation: str, padding: str) -> Tensor:
-    return x.new_empty(x.shape).contiguous(memory_format=memory_format_of(x))
+    return empty_like_format(x, x.shape)
 
 
 def _backward_fake(
     grad: Tensor, x: Tensor, flow: Tensor, interpolation: str, padding: str, need_x: bool, need_flow: bool
 ) -> tuple[Tensor, Tensor]:
-    grad_x = x.new_empty(x.shape if need_x else (0,))
+    grad_x = empty_like_format(x, x.shape) if need_x else x.new_empty((0,))
     grad_flow = flow.new_empty(flow.shape if need_flow else (0,))
-    return grad_x.contiguous(memory_format=memory_format_of(x)) if need_x else grad_x, grad_flow
+    return grad_x, grad_flow
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -20,13 +20,13 @@ def flow_warp(
 ) -> Tensor:
     """``out[n, :, i, j] = x[n, :, i + dy, j + dx]``, written with ``grid_sample(align_corners=True)``.
 
-    The normalised grid is computed in float32 at least: half precision cannot hold pixel coordinates.
+    The normalised grid is computed in float32 (float64 for float64 input): half precision cannot hold coordinates.
     """
     _, _, h, w = x.shape
     if x.numel() == 0:
         both = x + flow.reshape(-1)[:0].sum()  # keeps flow in the graph
         return both.contiguous(memory_format=memory_format_of(x))
-    wide = torch.promote_types(flow.dtype, torch.float32)
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     flow = torch.nan_to_num(flow.to(wide), nan=-_FAR).clamp(-_FAR, _FAR)
     cols = torch.arange(w, device=x.device, dtype=wide) + flow[:, 0]  # (N, H, W)
     rows = torch.arange(h, device=x.device, dtype=wide)[:, None] + flow[:, 1]
