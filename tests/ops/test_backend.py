@@ -59,6 +59,7 @@ def test_unknown_names_are_refused() -> None:
 
 
 def test_backends_that_are_missing_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend._state, "cpu_error", "")
     monkeypatch.setattr(backend._state, "cuda_error", "no toolkit, says the test")
     with (
         pytest.raises(RuntimeError, match="cuda is not available: no toolkit, says the test"),

@@ -161,8 +161,7 @@ def test_headers_stand_alone(header: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["core", "cpu", "cuda"])
 def test_kernels_know_nothing_of_torch(folder: str) -> None:
     """Only ``csrc/torch`` may include PyTorch: the kernels serve other bindings as well."""
-    files = [path for path in (build.source_root() / folder).rglob("*") if path.is_file()]
-    for path in files:
+    for path in (path for path in (build.source_root() / folder).rglob("*") if path.is_file()):
         for line in path.read_text().splitlines():
             included = line.removeprefix("#include").strip() if line.startswith("#include") else ""
             assert not included.startswith(("<torch/", "<ATen/", "<c10/", '"torch/')), f"{path.name}: {line}"
