@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # test runs share machines; set before anything loads OpenMP
+# Test runs share machines: one thread, and threads that sleep while they wait, since spinning ones stop everything where
+# cores are few. Set before anything loads OpenMP.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import random
 from collections import Counter, defaultdict
