@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-# Test runs share machines: one thread, and threads that sleep while they wait, since spinning ones stop everything where
-# cores are few. Set before anything loads OpenMP.
+# Test runs share machines: one thread, and threads that sleep while they wait, since spinning ones stop everything
+# where cores are few. Set before anything loads OpenMP.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
