@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -148,8 +151,24 @@ def test_export(backend: str, dtype: torch.dtype, strict: bool) -> None:
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler")
 @pytest.mark.parametrize(("backend", "dtype"), each("conv3x3", dtypes=(torch.float32,), backends=("cpu", "cuda")))
-def test_inductor(backend: str, dtype: torch.dtype) -> None:
-    """The default compiler relies on the strides that fake kernels promise, in the code it writes around operators."""
+def test_inductor(backend: str, dtype: torch.dtype, request: pytest.FixtureRequest) -> None:
+    """The default compiler relies on the strides that fake kernels promise, in the code it writes around operators.
+
+    In a process of its own, because compiled code and its workers live as long as the process does.
+    """
+    if "VSR_TEST_CHILD" not in os.environ:
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", request.node.nodeid]
+        done = subprocess.run(
+            command,
+            cwd=request.config.rootpath,
+            env=os.environ | {"VSR_TEST_CHILD": "1"},
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return
     net = Net().to(device_of(backend))
 
     def around(x: Tensor, flow: Tensor) -> Tensor:

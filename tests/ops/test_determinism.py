@@ -47,8 +47,17 @@ def test_threads_change_no_bit(backend: str, case: Case) -> None:
     """On numbers whose sums are exact, since PyTorch's own convolution adds up in an order that depends on threads."""
     mover = case.operator in MOVERS
     arguments = case.arguments("cpu", exact=not mover)
+
+    def results() -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
+        if mover:
+            return run(case, case.operator.public, arguments)
+        # Forward only: the weight gradient is PyTorch's, and the oneDNN kernel behind it waits at a barrier for ever
+        # where OpenMP gives it fewer threads than it asked for.
+        with torch.no_grad():
+            return tuple(case.operator.public(arguments)), {}
+
     with on(backend):
-        (one, gradients), *more = on_threads(lambda: run(case, case.operator.public, arguments))
+        (one, gradients), *more = on_threads(results)
     for other, other_gradients in more:
         assert_same_bits(other[0], one[0], "output")
         if mover:
