@@ -18,6 +18,8 @@ else:
 
 CUDA = build.source_root() / "cuda"
 FILES = sorted(path.name for path in CUDA.glob("*.cu"))
+UNBOUND = {Path(source).name for source in build.UNBOUND}
+PARAMETERS = [pytest.param(f, marks=[pytest.mark.slow] if f in UNBOUND else []) for f in FILES]
 TARGETS = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
 # One target in every run; the rest takes minutes once convolutions are among the files.
 CASES = [pytest.param(t, marks=[] if t == "sm_80" else [pytest.mark.slow]) for t in TARGETS]
@@ -46,7 +48,7 @@ def complaints(found: list[Resources], budget: dict[str, dict[str, int]], target
 
 
 @pytest.mark.parametrize("target", CASES)
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", PARAMETERS)
 def test_within_budget(toolkit: Path, tmp_path: Path, file: str, target: str) -> None:
     found = compile_file(toolkit, CUDA / file, target, tmp_path)
     wrong = complaints(found, budgets().get(file, {}), target)
