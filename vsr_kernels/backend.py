@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -184,11 +183,11 @@ def _in_order(device: str) -> tuple[str, ...]:
 
 
 def cpu_isa() -> str:
-    """Instruction set of the CPU kernels: ``avx512``, ``avx2`` or ``portable``.
+    """Instruction set of the CPU kernels: ``avx512``, ``avx2`` or ``portable``; ``none`` without compiled kernels.
 
     The best one that the CPU has; the environment variable ``VSR_KERNELS_CPU_ISA`` (read once) names a lesser one.
     """
     load()
     if not _state.kernels["cpu"]:
-        return os.environ.get("VSR_KERNELS_CPU_ISA", "none")
+        return "none"
     return torch.ops.vsr_kernels.cpu_isa()

@@ -32,7 +32,7 @@ struct EpilogueBackward {
   const void* saved;  // z (N, H, W, C), or the output (as grad) if of_output; unused for none
   const void* slope;  // prelu
   void* before;       // (N, H, W, C)
-  float* slope_rows;  // (N H, C), or null
+  float* slope_rows;  // (N H, C), zeroed by the caller; or null
   int64_t n, h, w, c;
   int64_t r;
   int64_t slope_count;

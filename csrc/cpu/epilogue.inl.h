@@ -157,7 +157,6 @@ void epilogue_backward_typed(const EpilogueBackward& p, int64_t begin, int64_t e
   float* saved = grad + p.c;
   for (int64_t row = begin; row < end; ++row) {
     float* slope_sums = p.slope_rows ? p.slope_rows + row * p.c : nullptr;
-    if (slope_sums) __builtin_memset(slope_sums, 0, p.c * sizeof(float));
     for (int64_t col = 0; col < p.w; ++col) {
       const int64_t at = (row * p.w + col) * p.c;
       T* before = static_cast<T*>(p.before) + at;
