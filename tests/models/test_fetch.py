@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -232,6 +234,25 @@ def test_clips_say_where_they_come_from() -> None:
         assert file.origin, name
     with pytest.raises(UserError, match=r"no clip is called 'bike'; there are bbb, .*bikes"):
         clips.fetch_clip("bike")
+
+
+def test_setuptools_can_be_imported_after_a_download() -> None:
+    """A first use of the package may fetch weights and then compile its operators, which needs setuptools."""
+    program = (
+        "import pathlib, subprocess, tempfile\n"
+        "from vsr import fetch\n"
+        "def client(command, cwd, **_):\n"
+        "    (cwd / 'a.whl').touch()\n"
+        "    return subprocess.CompletedProcess(command, 0, '', '')\n"
+        "subprocess.run = client\n"
+        "with tempfile.TemporaryDirectory() as folder:\n"
+        "    file = fetch.PackageFile('p', '1', 'wheel', 'm', 'x', 'MIT', 'made here')\n"
+        "    assert fetch._download(file, pathlib.Path(folder)).name == 'a.whl'\n"
+        "import setuptools\n"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.network
