@@ -8,3 +8,7 @@ class UserError(Exception):
 
     The command line prints it as one line and exits with code 2.
     """
+
+
+class DamagedInputError(UserError):
+    """Part of the input cannot be decoded; a reader with ``keep_going`` would leave it out."""

@@ -88,7 +88,7 @@ CASES = [
     ("text.png out.png", r"text\.png: not an image that can be read; damaged, truncated or another kind of file"),
     ("zero.mp4 out.mp4", r"zero\.mp4: the file is empty"),
     ("empty out", r"empty: no images in this folder \(looked for \.png, .*\)"),
-    ("full out", r"a\.png: not an image that can be read; .*; --keep-going leaves it out"),
+    ("full out", r"a\.png: not an image that can be read; .*; --keep-going leaves out what cannot be decoded"),
     ("full out --keep-going", r"full: none of its images can be read"),
     # Options
     ("frames out.mp4", r"--fps: a video made of images needs the number of frames per second"),

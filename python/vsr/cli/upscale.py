@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from vsr.errors import UserError
+from vsr.errors import DamagedInputError, UserError
 
 if TYPE_CHECKING:
     from vsr.inference import UpscaleReport
@@ -121,7 +121,10 @@ def upscale_command(
     check_paths(path, output, overwrite=overwrite)  # before weights are fetched for nothing
     network = _load(model, scale)
     with _stopped_by_sigterm(), _progress(quiet) as on_progress:
-        report = upscale(path, output, model=network, options=options, on_progress=on_progress)
+        try:
+            report = upscale(path, output, model=network, options=options, on_progress=on_progress)
+        except DamagedInputError as error:
+            raise UserError(f"{error}; --keep-going leaves out what cannot be decoded") from error
     for warning in report.warnings:
         typer.echo(f"note: {warning}", err=True)
     if not quiet:

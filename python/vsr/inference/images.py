@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vsr.errors import UserError
+from vsr.errors import DamagedInputError, UserError
 from vsr.inference.files import PendingFile, writing
 from vsr.inference.frame import Frame, Picture, StillInfo
 from vsr.inference.png16 import encode_png16, is_png16, read_deep
@@ -195,7 +195,7 @@ class FrameFolder:
                 frame = read_image(file, index)
             except UserError as error:
                 if not self._keep_going:
-                    raise UserError(f"{error}; --keep-going leaves it out") from error
+                    raise DamagedInputError(str(error)) from error
                 self.damage.append(str(error))
                 continue
             yield frame

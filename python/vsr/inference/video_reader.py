@@ -17,7 +17,7 @@ from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from vsr.errors import UserError
+from vsr.errors import DamagedInputError, UserError
 from vsr.inference.colour import RGB, UNSPECIFIED, Colour, check_matrix, guess_matrix
 from vsr.inference.decode_pixels import read_rgb
 from vsr.inference.frame import Frame
@@ -155,7 +155,7 @@ class VideoReader:
             Frames with times in ``info.time_base``; packets of other streams with times shifted likewise.
 
         Raises:
-            UserError: The file is damaged and ``keep_going`` is off.
+            DamagedInputError: The file is damaged and ``keep_going`` is off.
         """
         index = 0
         shift = round(self._origin / self.info.time_base)
@@ -246,7 +246,7 @@ class VideoReader:
         if not self._keep_going:
             time = packet and packet.pts is not None and float(packet.pts * packet.time_base)
             where = f" at {time:.2f} s" if isinstance(time, float) else ""
-            raise UserError(f"{self.path}: {reason}{where}; --keep-going keeps what can be decoded")
+            raise DamagedInputError(f"{self.path}: {reason}{where}")
         self._damage[reason] = self._damage.get(reason, 0) + 1
 
     def _check_end(self) -> None:
