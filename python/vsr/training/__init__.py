@@ -1,0 +1,1 @@
+"""Training: data, the multigrid schedule, the loop."""
