@@ -1,0 +1,233 @@
+"""What a training run is made of, as a validated YAML file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from vsr.errors import UserError
+from vsr.training.schedule import MultigridSchedule
+
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BasicVSRConfig(_Section):
+    """A :class:`vsr.models.BasicVSR`.
+
+    Attributes:
+        spynet: Weights of the optical flow network: a name or file for :func:`vsr.models.load_spynet`; None for random.
+    """
+
+    kind: Literal["basicvsr"]
+    scale: Literal[1, 2, 3, 4] = 4
+    num_feat: Positive = 64
+    num_block: NotNegative = 30
+    bidirectional: bool = True
+    num_hr_feat: Positive = 64
+    spynet: str | None = "basicvsr-vimeo-bi"
+
+
+class SRVGGConfig(_Section):
+    """A :class:`vsr.models.SRVGGNet`."""
+
+    kind: Literal["srvgg"]
+    scale: Literal[1, 2, 3, 4] = 4
+    num_feat: Positive = 64
+    num_conv: NotNegative = 16
+    activation: Literal["prelu", "relu", "leakyrelu"] = "prelu"
+
+
+class ClipsConfig(_Section):
+    """Clips from one place.
+
+    Attributes:
+        root: A folder or a video file, or ``clip:NAME`` for one of :data:`vsr.data.clips.CLIPS`.
+        lr_root, annotation: See :func:`vsr.training.catalog.find_clips`.
+        only, leave_out: Names of the clips that count, or that do not; empty for all, or none.
+        frames: First and last frame of each clip that count, both included; None for all.
+    """
+
+    root: str
+    lr_root: Path | None = None
+    annotation: Path | None = None
+    only: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
+    frames: tuple[NotNegative, NotNegative] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> ClipsConfig:
+        if self.frames is not None and self.frames[1] < self.frames[0]:
+            raise ValueError(f"frames: expected the first not after the last, got {list(self.frames)}")
+        return self
+
+
+class DataConfig(_Section):
+    """What is trained and validated on.
+
+    Attributes:
+        train, validation: Clips; validation runs over whole clips and may be empty.
+        degradation: How LR is made of HR.
+        mirror: Train on each clip followed by its reverse.
+        flip: Flip, transpose and reverse at random.
+        workers: Processes that read samples; 0 reads in the training process.
+    """
+
+    train: Annotated[tuple[ClipsConfig, ...], Field(min_length=1)]
+    validation: tuple[ClipsConfig, ...] = ()
+    degradation: Literal["bicubic", "bd", "bd-duf"] = "bicubic"
+    mirror: bool = False
+    flip: bool = True
+    workers: NotNegative = 4
+
+
+class OptimizerConfig(_Section):
+    """How the weights move. Learning rates are the schedule's.
+
+    Attributes:
+        betas: Of Adam.
+        loss: ``charbonnier`` (sqrt(d^2 + 1e-12)) or ``l1``, averaged over all values, so that it does not depend on
+            the shape.
+        flow_factor: Learning rate of SPyNet over that of the rest.
+        flow_freeze: Samples for which SPyNet stands still at the start.
+        ema: Decay of the averaged weights per 8 samples; 0 for none.
+        clip_norm: Bound of the gradient's norm; None for none.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.99)
+    loss: Literal["charbonnier", "l1"] = "charbonnier"
+    flow_factor: Annotated[float, Field(ge=0)] = 0.125
+    flow_freeze: NotNegative = 40_000
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+
+
+class TrainConfig(_Section):
+    """A training run.
+
+    Attributes:
+        model, data, schedule, optimizer: Its parts.
+        seed: Of the initial weights and the samples.
+        dtype: ``float32``, or ``bfloat16`` for autocast.
+        accumulate: Parts that a batch is computed in, one after the other, to save memory.
+        compile: Compile the network, once per shape.
+        validate_every, save_every: Iterations between validations and between checkpoints.
+    """
+
+    model: Annotated[BasicVSRConfig | SRVGGConfig, Field(discriminator="kind")]
+    data: DataConfig
+    schedule: MultigridSchedule
+    optimizer: OptimizerConfig = OptimizerConfig()
+    seed: NotNegative = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    accumulate: Positive = 1
+    compile: bool = False
+    validate_every: Positive = 5000
+    save_every: Positive = 1000
+
+
+PRESETS = Path(__file__).with_name("presets")
+
+
+def find_config(name: str) -> Path:
+    """The file of that name, or the preset.
+
+    Raises:
+        UserError: Neither exists.
+    """
+    path, preset = Path(name), PRESETS / f"{name}.yaml"
+    if path.is_file() or path.suffix or path.parent != Path():
+        return path
+    if not preset.is_file():
+        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
+        raise UserError(f"{name}: neither a file nor a preset; there are {known}")
+    return preset
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """A configuration from a YAML file.
+
+    Args:
+        path: The file.
+        overrides: ``section.key=value`` with a YAML value, such as ``schedule.batch=16``; applied in order.
+
+    Raises:
+        UserError: The file cannot be read, or a key or value is wrong; the message names it, and the nearest valid key.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a file that can be read ({error})") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected sections such as model, data and schedule")
+    for override in overrides:
+        _override(content, override)
+    try:
+        return TrainConfig.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_explain(error, content)}") from error
+
+
+def _override(content: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"{text}: expected key=value, such as schedule.batch=16")
+    *sections, last = key.split(".")
+    place: Any = content
+    for section in sections:
+        place = place.setdefault(section, {}) if isinstance(place, dict) else None
+    if not isinstance(place, dict):
+        raise UserError(f"{text}: {'.'.join(sections)} is not a section")
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"{text}: the value is not YAML") from error
+
+
+def _explain(error: ValidationError, content: dict[str, Any]) -> str:
+    """The first complaint in one line: where, what was expected, what was given, which key may have been meant."""
+    first = error.errors()[0]
+    # A tagged union puts the tag into the path.
+    parts = [part for part in first["loc"] if part not in ("basicvsr", "srvgg")]
+    where = ".".join(str(part) for part in parts)
+    if first["type"] == "extra_forbidden":
+        valid = _keys(parts[:-1], content)
+        near = difflib.get_close_matches(str(parts[-1]), valid, 1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(valid)}"
+        return f"{where}: no such key; {hint}"
+    if first["type"] == "missing":
+        return f"{where}: missing"
+    message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    return f"{where}: {message}, got {first['input']!r}" if first["type"] != "value_error" else f"{where}: {message}"
+
+
+def _keys(sections: Sequence[int | str], content: dict[str, Any]) -> list[str]:
+    """Valid keys of a section."""
+    model: Any = TrainConfig
+    for section in sections:
+        if isinstance(section, int):
+            continue
+        if section == "model":
+            kind = content.get("model", {}).get("kind")
+            model = SRVGGConfig if kind == "srvgg" else BasicVSRConfig
+            continue
+        model = _section_type(model.model_fields[section].annotation)
+    return list(model.model_fields)
+
+
+def _section_type(annotation: Any) -> Any:
+    """The model inside tuple[Model, ...] and the like."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(_section_type(part) for part in annotation.__args__ if part is not Ellipsis)

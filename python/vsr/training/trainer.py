@@ -1,0 +1,366 @@
+"""The training loop: what the schedule says, step by step, resumable at any iteration.
+
+Everything random is a function of the seed and the iteration, so a checkpoint holds the weights, their averages, the
+optimizer and a number; a run that was killed goes on as if nothing had happened, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from vsr.errors import UserError
+from vsr.inference.files import PendingFile
+from vsr.models import BasicVSR, SRVGGNet, load_spynet, save_model
+from vsr.models.base import Upscaler
+from vsr.training.catalog import TrainingClip
+from vsr.training.config import BasicVSRConfig, OptimizerConfig, SRVGGConfig, TrainConfig
+from vsr.training.dataset import ClipDataset, Sample, low_resolution
+from vsr.training.distributed import Group
+from vsr.training.sampler import MultigridSampler
+from vsr.training.schedule import Step
+from vsr.training.state import read_state, write_state
+from vsr.training.validation import Score, validate
+
+#: Steps in a row without a finite gradient after which a run gives up.
+MAX_BAD_STEPS = 20
+
+STATE, BEST, FINAL, LOG = "state.pt", "best.safetensors", "final.safetensors", "log.jsonl"
+
+
+class Progress(NamedTuple):
+    """One finished step.
+
+    Attributes:
+        iteration: Its number, from 0.
+        step: Shape and learning rate.
+        loss: Mean over all ranks; NaN where the step was left out.
+        share: Of the run's predicted cost that is done.
+        seconds: Since this process began.
+        scores: Of the validation after this step, by clip; empty where there was none.
+    """
+
+    iteration: int
+    step: Step
+    loss: float
+    share: float
+    seconds: float
+    scores: dict[str, Score]
+
+
+def build_model(config: BasicVSRConfig | SRVGGConfig) -> Upscaler:
+    """The network of a configuration with fresh weights, from torch's global random generator."""
+    if isinstance(config, SRVGGConfig):
+        return SRVGGNet(config.num_feat, config.num_conv, config.scale, config.activation)
+    model = BasicVSR(
+        config.num_feat,
+        config.num_block,
+        scale=config.scale,
+        bidirectional=config.bidirectional,
+        num_hr_feat=config.num_hr_feat,
+    )
+    if config.spynet is not None:
+        model.spynet.load_state_dict(load_spynet(config.spynet).state_dict())
+    return model
+
+
+def reconstruction_loss(output: Tensor, target: Tensor, kind: str) -> Tensor:
+    """Charbonnier or L1 distance, the mean over all values, in float32.
+
+    Args:
+        output, target: One shape, any.
+        kind: ``charbonnier`` or ``l1``.
+    """
+    difference = output.float() - target.float()
+    return (difference.square() + 1e-12).sqrt().mean() if kind == "charbonnier" else difference.abs().mean()
+
+
+@dataclass
+class _Parts:
+    """What a checkpoint holds of a run."""
+
+    iteration: int = 0
+    best: float = -math.inf
+    bad_steps: int = 0
+    scores: dict[str, Score] = field(default_factory=dict)
+
+
+class Trainer:
+    """One training run.
+
+    Args:
+        config: The run.
+        clips, validation: What :attr:`TrainConfig.data` names, opened.
+        folder: Where checkpoints, weights and the log go; made if missing.
+        group: This process among the others.
+
+    Raises:
+        UserError: The data do not fit the schedule, or the folder holds a run with another configuration.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        clips: Sequence[TrainingClip],
+        validation: Sequence[TrainingClip],
+        folder: Path,
+        group: Group,
+    ) -> None:
+        self.config, self.group, self.folder = config, group, folder
+        self._validation = list(validation)
+        schedule, model = config.schedule, config.model
+        for phase in schedule.phases:
+            if phase.batch % (group.size * config.accumulate):
+                raise UserError(
+                    f"schedule: expected batches that {group.size} processes with accumulate {config.accumulate} "
+                    f"share evenly, got one of {phase.batch}; schedule.batch_multiple sees to it"
+                )
+        self.dataset = ClipDataset(
+            clips,
+            scale=model.scale,
+            frames=schedule.frames,
+            crop=schedule.stages[-1].crop,
+            degradation=config.data.degradation,
+            mirror=config.data.mirror,
+            flip=config.data.flip,
+            seed=config.seed,
+        )
+        torch.manual_seed(config.seed)
+        self.model = build_model(model).to(group.device).to(memory_format=torch.channels_last).train()
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.optimizer = torch.optim.Adam(_groups(self.model, config.optimizer), lr=0.0, betas=config.optimizer.betas)
+        self._parts = _Parts()
+        self._network: nn.Module | None = None
+        self._flow_moves: bool | None = None
+        if group.leads:
+            folder.mkdir(parents=True, exist_ok=True)
+        group.wait()
+        if (folder / STATE).exists():
+            self._resume(folder / STATE)
+
+    @property
+    def iteration(self) -> int:
+        """Iterations that are done."""
+        return self._parts.iteration
+
+    def run(self, on_step: Callable[[Progress], None] | None = None) -> None:
+        """Train to the end of the schedule, from wherever the folder's checkpoint stands.
+
+        Raises:
+            UserError: The loss stays without a finite gradient, a sample cannot be read, or the disk is full; the last
+                checkpoint stays whole.
+        """
+        begin = time.monotonic()
+        schedule = self.config.schedule
+        with ExitStack() as stack:
+            for batch, step in zip(self._batches(stack), schedule.steps(self.iteration), strict=True):
+                loss = self._step(batch, step)
+                self._parts.iteration += 1
+                scores = self._validate() if self._due(self.config.validate_every) else {}
+                if self._due(self.config.save_every) or scores:
+                    self._save()
+                share = schedule.cost_before(self.iteration) / schedule.cost
+                seconds = time.monotonic() - begin
+                progress = Progress(self.iteration - 1, step, loss, share, seconds, scores)
+                self._log(progress)
+                if on_step is not None:
+                    on_step(progress)
+        if self.group.leads:
+            save_model(self.average, self.folder / FINAL)
+
+    def _due(self, every: int) -> bool:
+        return self.iteration % every == 0 or self.iteration == self.config.schedule.length
+
+    def _batches(self, stack: ExitStack) -> Iterator[Sample]:
+        sampler = MultigridSampler(
+            len(self.dataset),
+            self.config.schedule,
+            seed=self.config.seed,
+            first=self.iteration,
+            rank=self.group.rank,
+            ranks=self.group.size,
+        )
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=sampler,
+            num_workers=self.config.data.workers,
+            pin_memory=self.group.device.type == "cuda",
+        )
+        return iter(loader)
+
+    # One step ---------------------------------------------------------------------------------------------------------
+
+    def _step(self, batch: Sample, step: Step) -> float:
+        """Loss of the step, the mean over all ranks; NaN where it was left out."""
+        optimizer = self.config.optimizer
+        network = self._network_for(step)
+        lr, hr = low_resolution(batch, self.config.model.scale, self.config.data.degradation, self.group.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.group.device)
+        parts = self.config.accumulate
+        for i, (small, large) in enumerate(zip(lr.chunk(parts), hr.chunk(parts), strict=True)):
+            with ExitStack() as stack:
+                if isinstance(network, DistributedDataParallel) and i < parts - 1:
+                    stack.enter_context(network.no_sync())
+                half = self.config.dtype == "bfloat16"
+                with torch.autocast(self.group.device.type, torch.bfloat16, enabled=half):
+                    output = self._forward(network, small)
+                loss = reconstruction_loss(output, self._as_output(large), optimizer.loss) / parts
+                loss.backward()
+                total += loss.detach()
+        if self.group.size > 1:
+            torch.distributed.all_reduce(total)
+            total /= self.group.size
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), optimizer.clip_norm or math.inf)
+        if not torch.isfinite(norm + total):  # the same on all ranks, whose gradients and loss are averages
+            return self._leave_out(step)
+        self._parts.bad_steps = 0
+        for group in self.optimizer.param_groups:
+            group["lr"] = step.lr * group["factor"]
+        self.optimizer.step()
+        self._update_average(step.batch)
+        return float(total)
+
+    def _forward(self, network: nn.Module, lr: Tensor) -> Tensor:
+        if self.model.recurrent:
+            return cast(Tensor, network(lr))
+        return cast(Tensor, network(lr.flatten(0, 1).contiguous(memory_format=torch.channels_last)))
+
+    def _as_output(self, hr: Tensor) -> Tensor:
+        return hr if self.model.recurrent else hr.flatten(0, 1)
+
+    def _network_for(self, step: Step) -> nn.Module:
+        """The model, ready for the step: SPyNet moves or not, compiled and distributed as configured."""
+        moves = step.first_sample >= self.config.optimizer.flow_freeze
+        if self._network is not None and moves == self._flow_moves:
+            return self._network
+        self._flow_moves = moves
+        if isinstance(self.model, BasicVSR):
+            self.model.spynet.requires_grad_(moves and self.config.optimizer.flow_factor > 0)
+        network: nn.Module = self.model
+        if self.config.compile:
+            phases = len(self.config.schedule.phases)
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * phases)
+            network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
+        if self.group.size > 1:
+            # Made anew where parameters begin to move, so that it never looks for gradients that do not come.
+            devices = [self.group.device] if self.group.device.type == "cuda" else None
+            network = DistributedDataParallel(network, device_ids=devices)
+        self._network = network
+        return network
+
+    def _leave_out(self, step: Step) -> float:
+        self._parts.bad_steps += 1
+        if self._parts.bad_steps >= MAX_BAD_STEPS:
+            raise UserError(
+                f"iteration {self.iteration}: no finite loss or gradient in {MAX_BAD_STEPS} steps (learning rate "
+                f"{step.lr:.2g}); the last checkpoint is {self.folder / STATE}; lower schedule.lr, or set "
+                "optimizer.clip_norm"
+            )
+        return math.nan
+
+    @torch.no_grad()
+    def _update_average(self, batch: int) -> None:
+        # Per sample, so that the average reaches equally far back whatever the batch is.
+        decay = self.config.optimizer.ema ** (batch / 8)
+        for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            mean.lerp_(value, 1 - decay)
+
+    # What is kept -----------------------------------------------------------------------------------------------------
+
+    def _validate(self) -> dict[str, Score]:
+        """Scores of the averaged weights; the best ones are kept. Every rank waits for the first."""
+        if self.group.leads and self._validation:
+            half = self.config.dtype == "bfloat16"
+            self._parts.scores = validate(
+                self.average, self._validation, self.config.data.degradation, self.group.device, half=half
+            )
+            mean = sum(score.psnr for score in self._parts.scores.values()) / len(self._parts.scores)
+            if mean > self._parts.best:
+                self._parts.best = mean
+                save_model(self.average, self.folder / BEST)
+        self.group.wait()
+        return self._parts.scores
+
+    def _save(self) -> None:
+        if not self.group.leads:
+            return
+        write_state(
+            self.folder / STATE,
+            {
+                "config": self.config.model_dump_json(),
+                "iteration": self.iteration,
+                "best": self._parts.best,
+                "bad_steps": self._parts.bad_steps,
+                "model": self.model.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            },
+        )
+
+    def _resume(self, path: Path) -> None:
+        state = read_state(path)
+        _check_same(json.loads(state["config"]), self.config.model_dump(mode="json"), self.folder)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._parts = _Parts(state["iteration"], state["best"], state["bad_steps"])
+        self._forget_lost_steps()
+
+    def _forget_lost_steps(self) -> None:
+        """Take out of the log what came after the checkpoint, and comes again."""
+        path = self.folder / LOG
+        if not (self.group.leads and path.exists()):
+            return
+        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]  # the last one may be cut off
+        kept = [line for line in lines if json.loads(line)["iteration"] < self.iteration]
+        pending = PendingFile(path)
+        pending.temporary.write_text("".join(line + "\n" for line in kept))
+        pending.commit()
+
+    def _log(self, progress: Progress) -> None:
+        if not self.group.leads:
+            return
+        line: dict[str, Any] = {"iteration": progress.iteration, **progress.step._asdict(), "loss": progress.loss}
+        line |= {f"psnr/{name}": score.psnr for name, score in progress.scores.items()}
+        with (self.folder / LOG).open("a") as log:
+            log.write(json.dumps(line) + "\n")
+
+
+def _groups(model: Upscaler, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Parameters with the factors of their learning rates."""
+    flow = list(model.spynet.parameters()) if isinstance(model, BasicVSR) else []
+    of_flow = {id(parameter) for parameter in flow}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in of_flow]
+    return [{"params": rest, "factor": 1.0}, *([{"params": flow, "factor": config.flow_factor}] if flow else [])]
+
+
+#: Settings that do not change what a run computes.
+_FREE = {("data", "workers"), ("validate_every",), ("save_every",), ("compile",), ("data", "validation")}
+
+
+def _check_same(old: dict[str, Any], new: dict[str, Any], folder: Path, path: tuple[str, ...] = ()) -> None:
+    for key in sorted({*old, *new}):
+        place = (*path, key)
+        a, b = old.get(key), new.get(key)
+        if place in _FREE or a == b:
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            _check_same(a, b, folder, place)
+            continue
+        raise UserError(
+            f"{folder}: holds a run with another configuration: {'.'.join(place)} was {a!r} and is now {b!r}; "
+            "give another folder, or the same configuration to continue"
+        )
