@@ -47,6 +47,30 @@ class SRVGGConfig(_Section):
     activation: Literal["prelu", "relu", "leakyrelu"] = "prelu"
 
 
+class RepSRConfig(_Section):
+    """A :class:`vsr.training.repsr.RepSRTraining`; what is saved is the merged network.
+
+    Attributes:
+        num_block, num_feat: M4C16 is 4 blocks of 16 channels.
+        block: ``repsr``, or one of those it is compared with.
+        switch: Share of the run's samples after which batch norms use population statistics.
+        statistics_batches: Batches from which those are computed at the switch.
+        freeze_affine: Whether the batch norms' scales and shifts stand still from then on.
+    """
+
+    kind: Literal["repsr"]
+    scale: Literal[1, 2, 3, 4] = 4
+    num_feat: Positive = 16
+    num_block: Positive = 4
+    block: Literal["repsr", "plain", "ecb", "repvgg", "sesr"] = "repsr"
+    switch: Annotated[float, Field(gt=0, le=1)] = 0.8
+    statistics_batches: Positive = 50
+    freeze_affine: bool = False
+
+
+ModelConfig = BasicVSRConfig | SRVGGConfig | RepSRConfig
+
+
 class ClipsConfig(_Section):
     """Clips from one place.
 
@@ -123,7 +147,7 @@ class TrainConfig(_Section):
         validate_every, save_every: Iterations between validations and between checkpoints.
     """
 
-    model: Annotated[BasicVSRConfig | SRVGGConfig, Field(discriminator="kind")]
+    model: Annotated[ModelConfig, Field(discriminator="kind")]
     data: DataConfig
     schedule: MultigridSchedule
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -179,6 +203,9 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         raise UserError(f"{path}: {_explain(error, content)}") from error
 
 
+_KINDS: dict[int | str, type[_Section]] = {"basicvsr": BasicVSRConfig, "srvgg": SRVGGConfig, "repsr": RepSRConfig}
+
+
 def _override(content: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key:
@@ -199,7 +226,7 @@ def _explain(error: ValidationError, content: dict[str, Any]) -> str:
     """The first complaint in one line: where, what was expected, what was given, which key may have been meant."""
     first = error.errors()[0]
     # A tagged union puts the tag into the path.
-    parts = [part for part in first["loc"] if part not in ("basicvsr", "srvgg")]
+    parts = [part for part in first["loc"] if part not in _KINDS]
     where = ".".join(str(part) for part in parts)
     if first["type"] == "extra_forbidden":
         valid = _keys(parts[:-1], content)
@@ -219,8 +246,7 @@ def _keys(sections: Sequence[int | str], content: dict[str, Any]) -> list[str]:
         if isinstance(section, int):
             continue
         if section == "model":
-            kind = content.get("model", {}).get("kind")
-            model = SRVGGConfig if kind == "srvgg" else BasicVSRConfig
+            model = _KINDS[content["model"]["kind"]]
             continue
         model = _section_type(model.model_fields[section].annotation)
     return list(model.model_fields)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -26,9 +27,10 @@ from vsr.inference.files import PendingFile
 from vsr.models import BasicVSR, SRVGGNet, load_spynet, save_model
 from vsr.models.base import Upscaler
 from vsr.training.catalog import TrainingClip
-from vsr.training.config import BasicVSRConfig, OptimizerConfig, SRVGGConfig, TrainConfig
-from vsr.training.dataset import ClipDataset, Sample, low_resolution
+from vsr.training.config import ModelConfig, OptimizerConfig, RepSRConfig, SRVGGConfig, TrainConfig
+from vsr.training.dataset import ClipDataset, ClipRequest, Sample, low_resolution
 from vsr.training.distributed import Group
+from vsr.training.repsr import RepSRTraining, recomputed_statistics, synchronise_batch_norms
 from vsr.training.sampler import MultigridSampler
 from vsr.training.schedule import Step
 from vsr.training.state import read_state, write_state
@@ -36,6 +38,8 @@ from vsr.training.validation import Score, validate
 
 #: Steps in a row without a finite gradient after which a run gives up.
 MAX_BAD_STEPS = 20
+
+_STATISTICS_EPOCH = 1 << 30  # no run gets there
 
 STATE, BEST, FINAL, LOG = "state.pt", "best.safetensors", "final.safetensors", "log.jsonl"
 
@@ -60,8 +64,10 @@ class Progress(NamedTuple):
     scores: dict[str, Score]
 
 
-def build_model(config: BasicVSRConfig | SRVGGConfig) -> Upscaler:
+def build_model(config: ModelConfig) -> Upscaler:
     """The network of a configuration with fresh weights, from torch's global random generator."""
+    if isinstance(config, RepSRConfig):
+        return RepSRTraining(config.num_block, config.num_feat, config.scale, config.block)
     if isinstance(config, SRVGGConfig):
         return SRVGGNet(config.num_feat, config.num_conv, config.scale, config.activation)
     model = BasicVSR(
@@ -140,6 +146,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = build_model(model).to(group.device).to(memory_format=torch.channels_last).train()
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        if group.size > 1:
+            synchronise_batch_norms(self.model)
         self.optimizer = torch.optim.Adam(_groups(self.model, config.optimizer), lr=0.0, betas=config.optimizer.betas)
         self._parts = _Parts()
         self._network: nn.Module | None = None
@@ -178,7 +186,7 @@ class Trainer:
                 if on_step is not None:
                     on_step(progress)
         if self.group.leads:
-            save_model(self.average, self.folder / FINAL)
+            save_model(self._shipped(), self.folder / FINAL)
 
     def _due(self, every: int) -> bool:
         return self.iteration % every == 0 or self.iteration == self.config.schedule.length
@@ -205,6 +213,7 @@ class Trainer:
     def _step(self, batch: Sample, step: Step) -> float:
         """Loss of the step, the mean over all ranks; NaN where it was left out."""
         optimizer = self.config.optimizer
+        self._switch_if_due(step)
         network = self._network_for(step)
         lr, hr = low_resolution(batch, self.config.model.scale, self.config.data.degradation, self.group.device)
         self.optimizer.zero_grad(set_to_none=True)
@@ -240,6 +249,34 @@ class Trainer:
 
     def _as_output(self, hr: Tensor) -> Tensor:
         return hr if self.model.recurrent else hr.flatten(0, 1)
+
+    def _switch_if_due(self, step: Step) -> None:
+        """RepSR's late switch to population statistics, which are computed anew for it."""
+        model, config = self.model, self.config.model
+        if not (isinstance(model, RepSRTraining) and isinstance(config, RepSRConfig)) or model.population:
+            return
+        if step.first_sample < config.switch * self.config.schedule.samples:
+            return
+        with torch.no_grad(), recomputed_statistics(model):
+            for number in range(config.statistics_batches):
+                self._forward(model, self._statistics_batch(number, step))
+        self._count_with_population(model, config)
+        self._network = None  # other parameters may have a gradient now
+
+    def _count_with_population(self, model: RepSRTraining, config: RepSRConfig) -> None:
+        model.use_population(freeze_affine=config.freeze_affine)
+        average = cast(RepSRTraining, self.average)
+        average.use_population()
+        average.requires_grad_(False)
+
+    def _statistics_batch(self, number: int, step: Step) -> Tensor:
+        """LR clips in the shape of the step, which no step trains on in just this cut; this rank's part."""
+        rng = np.random.default_rng([self.config.seed, number])
+        items = rng.integers(len(self.dataset), size=step.batch)[self.group.rank :: self.group.size]
+        epoch = _STATISTICS_EPOCH + number
+        requests = [ClipRequest(int(item), epoch, step.crop, step.frames) for item in items]
+        batch = Sample(*(torch.stack(parts) for parts in zip(*map(self.dataset.__getitem__, requests), strict=True)))
+        return low_resolution(batch, self.config.model.scale, self.config.data.degradation, self.group.device)[0]
 
     def _network_for(self, step: Step) -> nn.Module:
         """The model, ready for the step: SPyNet moves or not, compiled and distributed as configured."""
@@ -277,6 +314,12 @@ class Trainer:
         decay = self.config.optimizer.ema ** (batch / 8)
         for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
             mean.lerp_(value, 1 - decay)
+        for kept, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            kept.copy_(buffer)
+
+    def _shipped(self) -> Upscaler:
+        """The network that users get: the averaged weights, merged where there is something to merge."""
+        return self.average.merged() if isinstance(self.average, RepSRTraining) else self.average
 
     # What is kept -----------------------------------------------------------------------------------------------------
 
@@ -284,13 +327,14 @@ class Trainer:
         """Scores of the averaged weights; the best ones are kept. Every rank waits for the first."""
         if self.group.leads and self._validation:
             half = self.config.dtype == "bfloat16"
+            model = self._shipped()
             self._parts.scores = validate(
-                self.average, self._validation, self.config.data.degradation, self.group.device, half=half
+                model, self._validation, self.config.data.degradation, self.group.device, half=half
             )
             mean = sum(score.psnr for score in self._parts.scores.values()) / len(self._parts.scores)
             if mean > self._parts.best:
                 self._parts.best = mean
-                save_model(self.average, self.folder / BEST)
+                save_model(model, self.folder / BEST)
         self.group.wait()
         return self._parts.scores
 
@@ -316,6 +360,9 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        model, config = self.model, self.config.model
+        if isinstance(model, RepSRTraining) and isinstance(config, RepSRConfig) and model.population:
+            self._count_with_population(model, config)
         self._parts = _Parts(state["iteration"], state["best"], state["bad_steps"])
         self._forget_lost_steps()
 
