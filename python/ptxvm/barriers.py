@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .aliases import Array, Writer
+from .errors import KernelFault
 from .lanes import Lanes
 from .races import SharedShadow
 
@@ -93,6 +94,11 @@ class Barriers:
                 key = (block, number - 1)
                 expected[index] = self.expected.get(key, expected[index])
                 here[index] += self.arrived.get(key, 0)
+                if key in self.expected and here[index] > expected[index]:
+                    raise KernelFault(
+                        f"barrier {number - 1} expects {expected[index]} threads, and {here[index]} arrived at once: on "
+                        "hardware the first of them would not wait for the rest"
+                    )
             complete = blocks[(here >= expected) & ((rows == number).any(1))]
             if len(complete):
                 released += self._complete(complete, number)

@@ -100,6 +100,12 @@ def test_who_only_arrives_learns_nothing():
         run_snippet(PASS_ON + late, 64)
 
 
+def test_a_barrier_that_expects_too_few():
+    with pytest.raises(ptxvm.KernelFault, match="barrier 1 expects 32 threads, and 64 arrived at once"):
+        run_snippet("bar.sync 1, 32;", 64)
+    run_snippet("bar.sync 1, 64;", 64)
+
+
 def test_two_readers_are_both_remembered():
     reads = "bar.sync 0; @%p0 ld.shared.u32 %v, [%a]; @%p1 ld.shared.u32 %v, [%a]; "
     wait_for_one = "@%p1 bar.sync 1, 64; @%p2 bar.sync 1, 64; @%p2 st.shared.u32 [%a], %t;"
