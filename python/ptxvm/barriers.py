@@ -96,8 +96,8 @@ class Barriers:
                 here[index] += self.arrived.get(key, 0)
                 if key in self.expected and here[index] > expected[index]:
                     raise KernelFault(
-                        f"barrier {number - 1} expects {expected[index]} threads, and {here[index]} arrived at once: on "
-                        "hardware the first of them would not wait for the rest"
+                        f"barrier {number - 1} expects {expected[index]} threads, and {here[index]} arrived at once: "
+                        "on hardware the first of them would not wait for the rest"
                     )
             complete = blocks[(here >= expected) & ((rows == number).any(1))]
             if len(complete):

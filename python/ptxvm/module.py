@@ -133,6 +133,7 @@ class Module:
         """The decoded program of a kernel (made once)."""
         mangled = self.find(name)
         if mangled not in self.programs:
+            self.parsed.read(mangled)
             self.programs[mangled] = Program(self, self.entries[mangled])
         return self.programs[mangled]
 

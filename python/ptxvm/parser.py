@@ -39,6 +39,8 @@ TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 
+BRACE = re.compile(r"[{}]|\"(?:\\.|[^\"\\])*\"|//[^\n]*|/\*.*?\*/", re.DOTALL)
+
 
 class Scope:
     """Names declared between a pair of braces."""
@@ -62,7 +64,10 @@ class Scope:
 
 
 class Parser:
-    """Recursive-descent reader of one PTX module."""
+    """Recursive-descent reader of one PTX module.
+
+    Bodies of kernels are long, and a launch needs one of them: they are read when :meth:`read` asks for them.
+    """
 
     def __init__(self, text: str) -> None:
         self.lines = text.split("\n")
@@ -76,18 +81,26 @@ class Parser:
         self.places: list[tuple[Instruction, tuple[int, int]]] = []
         self.function = Function("", False)  # the one being read
         self.pending_labels: list[tuple[Instruction, Scope]] = []
+        self.unread: dict[str, tuple[Function, Scope, str, int]] = {}  # bodies of kernels, and the lines they begin in
         self.scope = Scope()
         self.module_scope = self.scope
 
     @staticmethod
-    def tokenize(text: str) -> Iterator[tuple[str, str, int]]:
-        """Yield (kind, text, line) of every token."""
-        line, position = 1, 0
+    def tokenize(text: str, line: int = 1) -> Iterator[tuple[str, str, int]]:
+        """Yield (kind, text, line) of every token; the body of a kernel is one token, of kind body."""
+        position, in_entry = 0, False
         while position < len(text):
             match = TOKEN.match(text, position)
             if match is None:
                 raise ParseError(f"line {line}: cannot read {text[position : position + 30]!r}")
             kind, value = str(match.lastgroup), match.group()
+            if in_entry and value == "{":
+                end = closing_brace(text, position)
+                yield "body", text[position:end], line
+                line += text.count("\n", position, end)
+                position, in_entry = end, False
+                continue
+            in_entry = value == ".entry" or (in_entry and value != ";")
             if kind == "newline":
                 line += 1
             elif kind == "skip":
@@ -147,9 +160,23 @@ class Parser:
         """Read the whole module."""
         while self.tokens[self.at][0] != "end":
             self.module_item()
+        self.name_places()
+        return self
+
+    def name_places(self) -> None:
+        """Give instructions their places in the source: file names can stand behind what refers to them."""
         for instruction, (file, line) in self.places:
             instruction.source = f"{self.files.get(file, file)}:{line}"
-        return self
+        self.places = []
+
+    def read(self, name: str) -> None:
+        """Read the body of a kernel, unless that is done."""
+        if name not in self.unread:
+            return
+        function, scope, text, line = self.unread.pop(name)
+        self.tokens, self.at = list(self.tokenize(text, line)), 0
+        self.body(function, scope)
+        self.name_places()
 
     def module_item(self) -> None:
         """One directive, variable or function."""
@@ -282,7 +309,7 @@ class Parser:
         returns = [] if entry else self.formals(scope)
         function = Function(self.next(), entry, returns=returns)
         function.params = self.formals(scope) if self.peek() == "(" else []
-        while self.peek() not in ("{", ";"):
+        while self.peek() not in ("{", ";") and self.tokens[self.at][0] != "body":
             self.function_directive(function)
         known = self.functions.get(function.name)
         if self.accept(";"):
@@ -291,6 +318,15 @@ class Parser:
             return
         function.defined = True
         self.functions[function.name] = function
+        kind, text, line = self.tokens[self.at]
+        if kind == "body":
+            self.at += 1
+            self.unread[function.name] = (function, scope, text, line)
+        else:
+            self.body(function, scope)
+
+    def body(self, function: Function, scope: Scope) -> None:
+        """The braces of a function and what is between them."""
         self.function, self.scope = function, scope
         self.pending_labels = []
         self.place = None
@@ -508,6 +544,16 @@ class Parser:
                 for index, argument in enumerate(instruction.args):
                     if isinstance(argument, Name):
                         instruction.args[index] = scope.find(argument.name) or argument
+
+
+def closing_brace(text: str, start: int) -> int:
+    """Where the brace at ``start`` is closed: the position behind it."""
+    depth = 0
+    for match in BRACE.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(match.group(), 0)
+        if depth == 0:
+            return match.end()
+    return len(text)
 
 
 def parse(text: str) -> Parser:
