@@ -17,21 +17,36 @@ bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
+
+bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 #else
 bool has_avx2() { return false; }
 bool has_avx512() { return false; }
+bool has_avx512_bf16() { return false; }
 #endif
+
+// Best first.
+struct Choice {
+  const char* name;
+  bool (*runs)();
+  const Kernels& (*table)();
+};
+
+constexpr Choice kChoices[] = {{"avx512_bf16", has_avx512_bf16, kernels_avx512_bf16},
+                               {"avx512", has_avx512, kernels_avx512},
+                               {"avx2", has_avx2, kernels_avx2},
+                               {"portable", [] { return true; }, kernels_portable}};
 
 const Kernels& choose() {
   const char* asked = std::getenv("VSR_KERNELS_CPU_ISA");
   const std::string name = asked ? asked : "";
-  if (name.empty()) return has_avx512() ? kernels_avx512() : has_avx2() ? kernels_avx2() : kernels_portable();
-  if (name == "portable") return kernels_portable();
-  if (name != "avx2" && name != "avx512")
-    throw std::runtime_error("VSR_KERNELS_CPU_ISA: expected portable, avx2 or avx512, got " + name);
-  if (name == "avx2" ? !has_avx2() : !has_avx512())
-    throw std::runtime_error("VSR_KERNELS_CPU_ISA: this CPU does not have " + name);
-  return name == "avx2" ? kernels_avx2() : kernels_avx512();
+  for (const Choice& choice : kChoices) {
+    if (name.empty() ? choice.runs() : name == choice.name) {
+      if (!choice.runs()) throw std::runtime_error("VSR_KERNELS_CPU_ISA: this CPU does not have " + name);
+      return choice.table();
+    }
+  }
+  throw std::runtime_error("VSR_KERNELS_CPU_ISA: expected portable, avx2, avx512 or avx512_bf16, got " + name);
 }
 
 }  // namespace

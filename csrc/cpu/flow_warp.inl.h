@@ -154,10 +154,11 @@ void warp_grad_x_typed(const FlowWarpBackward& p, int64_t begin, int64_t end) {
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t n = unit / blocks, first = unit % blocks * kGradBlock;
     const int64_t channels = first + kGradBlock <= p.c ? kGradBlock : p.c - first;
-    const T* grad = static_cast<const T*>(p.grad) + n * p.h * p.w * p.c + first;
-    float* image = p.grad_x + n * p.h * p.w * p.c + first;
+    const T* grads = static_cast<const T*>(p.grad) + n * p.gs.n + first;
+    float* image = static_cast<float*>(p.grad_x) + n * p.h * p.w * p.c + first;
     for (int64_t row = 0; row < p.h; ++row) {
-      for (int64_t col = 0; col < p.w; ++col, grad += p.c) {
+      const T* grad = grads + row * p.gs.h;
+      for (int64_t col = 0; col < p.w; ++col, grad += p.gs.w) {
         const Corners k = corners(flow, p.fs, n, row, col, p.h, p.w, p.w * p.c, p.c, p.nearest, p.border);
         for (int i = 0; i < 4; ++i) {
           if (k.offset[i] < 0) continue;
@@ -179,12 +180,12 @@ void warp_grad_flow_typed(const FlowWarpBackward& p, int64_t begin, int64_t end)
   const Flow* flow = static_cast<const Flow*>(p.flow);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t n = unit / p.h, row = unit % p.h;
-    const T* image = static_cast<const T*>(p.x) + n * p.h * p.w * p.c;
-    const T* grad = static_cast<const T*>(p.grad) + unit * p.w * p.c;
+    const T* image = static_cast<const T*>(p.x) + n * p.xs.n;
+    const T* grad = static_cast<const T*>(p.grad) + n * p.gs.n + row * p.gs.h;
     Flow* to_x = static_cast<Flow*>(p.grad_flow) + (n * 2 * p.h + row) * p.w;
     Flow* to_y = to_x + p.h * p.w;
-    for (int64_t col = 0; col < p.w; ++col, grad += p.c) {
-      const Corners k = corners(flow, p.fs, n, row, col, p.h, p.w, p.w * p.c, p.c, p.nearest, p.border);
+    for (int64_t col = 0; col < p.w; ++col, grad += p.gs.w) {
+      const Corners k = corners(flow, p.fs, n, row, col, p.h, p.w, p.xs.h, p.xs.w, p.nearest, p.border);
       float by_x = 0.0f, by_y = 0.0f;
       if (k.any && !p.nearest) {
         const T* at[4];

@@ -7,6 +7,7 @@
 #include "core/epilogue.h"
 #include "core/flow_warp.h"
 #include "core/pixel_shuffle.h"
+#include "cpu/conv3x3.h"
 
 namespace vsr::cpu {
 
@@ -19,8 +20,13 @@ struct Kernels {
   // Units [begin, end) of N * grad_x_blocks(C): one image and one block of channels each, so that a destination has one
   // writer and sums are taken in raster order.
   void (*flow_warp_grad_x)(const FlowWarpBackward&, int64_t begin, int64_t end);
+  // What to set as plan of a convolution of non-empty output.
+  ConvPlan (*conv_plan)(const Conv&);
+  // Units [begin, end) of plan.pack_units, into plan.packed_bytes bytes.
+  void (*conv_pack)(const Conv&, void* packed, int64_t begin, int64_t end);
+  // Blocks [begin, end) of plan.blocks.
+  void (*conv3x3)(const Conv&, int64_t begin, int64_t end);
   // Rows [begin, end) of N * H rows before the shuffle.
-  void (*epilogue)(const Epilogue&, int64_t begin, int64_t end);
   void (*epilogue_backward)(const EpilogueBackward&, int64_t begin, int64_t end);
 };
 
@@ -31,6 +37,7 @@ inline int64_t grad_x_blocks(int64_t channels) { return (channels + kGradBlock -
 const Kernels& kernels_portable();
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
+const Kernels& kernels_avx512_bf16();
 
 // The best table for this CPU, or the one that VSR_KERNELS_CPU_ISA names (read once). Throws std::runtime_error for an
 // unknown name or one that this CPU cannot run.

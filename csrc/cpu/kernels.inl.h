@@ -9,18 +9,12 @@ namespace {
 #include "cpu/flow_warp.inl.h"
 //
 #include "cpu/epilogue.inl.h"
+//
+#include "cpu/types.inl.h"
+//
+#include "cpu/conv3x3.inl.h"
 
-// Calls f with a value of the element type.
-template <class F>
-inline void with_type(DType dtype, F f) {
-  switch (dtype) {
-    case DType::f32: return f(float{});
-    case DType::f16: return f(float16{});
-    case DType::bf16: return f(bfloat16{});
-  }
-}
-
-// The same with the type of the flow field, float32 or that of the image.
+// Calls f with a value of the element type and one of the flow field's, which is float32 or the same.
 template <class F>
 inline void with_types(DType dtype, DType flow_dtype, F f) {
   with_type(dtype, [&](auto element) {
@@ -42,10 +36,6 @@ void flow_warp_grad_flow(const FlowWarpBackward& p, int64_t begin, int64_t end) 
 void flow_warp_grad_x(const FlowWarpBackward& p, int64_t begin, int64_t end) {
   with_types(p.dtype, p.flow_dtype,
              [&](auto element, auto flow) { warp_grad_x_typed<decltype(element), decltype(flow)>(p, begin, end); });
-}
-
-void epilogue(const Epilogue& p, int64_t begin, int64_t end) {
-  with_type(p.dtype, [&](auto element) { epilogue_typed<decltype(element)>(p, begin, end); });
 }
 
 void epilogue_backward(const EpilogueBackward& p, int64_t begin, int64_t end) {

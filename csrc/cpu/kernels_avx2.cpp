@@ -28,8 +28,14 @@ namespace vsr::cpu {
 
 const Kernels& kernels_avx2() {
 #if defined(__x86_64__)
-  static const Kernels table{"avx2",         avx2::flow_warp,        avx2::flow_warp_grad_flow, avx2::flow_warp_grad_x,
-                             avx2::epilogue, avx2::epilogue_backward};
+  static const Kernels table{.isa = "avx2",
+                             .flow_warp = avx2::flow_warp,
+                             .flow_warp_grad_flow = avx2::flow_warp_grad_flow,
+                             .flow_warp_grad_x = avx2::flow_warp_grad_x,
+                             .conv_plan = avx2::conv_plan,
+                             .conv_pack = avx2::conv_pack,
+                             .conv3x3 = avx2::conv3x3,
+                             .epilogue_backward = avx2::epilogue_backward};
   return table;
 #else
   return kernels_portable();

@@ -13,8 +13,9 @@
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
 #endif
 
-#include "cpu/vec_avx512.h"
 #define VSR_ISA avx512
+#include "cpu/vec_avx512.h"
+//
 #include "cpu/kernels.inl.h"
 
 #if defined(__clang__)
@@ -29,9 +30,14 @@ namespace vsr::cpu {
 
 const Kernels& kernels_avx512() {
 #if defined(__x86_64__)
-  static const Kernels table{
-      "avx512",         avx512::flow_warp,        avx512::flow_warp_grad_flow, avx512::flow_warp_grad_x,
-      avx512::epilogue, avx512::epilogue_backward};
+  static const Kernels table{.isa = "avx512",
+                             .flow_warp = avx512::flow_warp,
+                             .flow_warp_grad_flow = avx512::flow_warp_grad_flow,
+                             .flow_warp_grad_x = avx512::flow_warp_grad_x,
+                             .conv_plan = avx512::conv_plan,
+                             .conv_pack = avx512::conv_pack,
+                             .conv3x3 = avx512::conv3x3,
+                             .epilogue_backward = avx512::epilogue_backward};
   return table;
 #else
   return kernels_portable();

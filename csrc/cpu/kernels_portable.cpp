@@ -7,9 +7,14 @@
 namespace vsr::cpu {
 
 const Kernels& kernels_portable() {
-  static const Kernels table{
-      "portable",         portable::flow_warp,        portable::flow_warp_grad_flow, portable::flow_warp_grad_x,
-      portable::epilogue, portable::epilogue_backward};
+  static const Kernels table{.isa = "portable",
+                             .flow_warp = portable::flow_warp,
+                             .flow_warp_grad_flow = portable::flow_warp_grad_flow,
+                             .flow_warp_grad_x = portable::flow_warp_grad_x,
+                             .conv_plan = portable::conv_plan,
+                             .conv_pack = portable::conv_pack,
+                             .conv3x3 = portable::conv3x3,
+                             .epilogue_backward = portable::epilogue_backward};
   return table;
 }
 

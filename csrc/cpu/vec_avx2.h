@@ -26,10 +26,13 @@ inline __m128i narrow(__m256 v, bfloat16) {
 
 struct Vec {
   static constexpr int kWidth = 8;
+  static constexpr int kPanel = 2;  // vectors of a panel, and the sums that the 16 registers have room for
+  static constexpr int kAccumulators = 12;
   __m256 v;
 
   static Vec set(float value) { return {_mm256_set1_ps(value)}; }
   static Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+  static Vec load(const float* p, int count) { return {_mm256_maskload_ps(p, mask(count))}; }
   template <class T>
   static Vec load(const T* p) {
     return {widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), T{})};
@@ -41,6 +44,7 @@ struct Vec {
     return load(part);
   }
   void store(float* p) const { _mm256_storeu_ps(p, v); }
+  void store(float* p, int count) const { _mm256_maskstore_ps(p, mask(count), v); }
   template <class T>
   void store(T* p) const {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow(v, T{}));
@@ -55,6 +59,11 @@ struct Vec {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+  }
+
+ private:
+  static __m256i mask(int count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
 };
 

@@ -1,4 +1,5 @@
-// Vector of sixteen floats on AVX-512 F, BW, VL, DQ. Included under the target pragma of kernels_avx512.cpp only.
+// Vector of sixteen floats on AVX-512 F, BW, VL, DQ. Included under the target pragma of the files that define VSR_ISA
+// for such a CPU.
 #pragma once
 
 // gcc 12 takes the deliberately undefined operands inside its own intrinsics for mistakes.
@@ -11,7 +12,7 @@
 
 #include "core/dtype.h"
 
-namespace vsr::cpu::avx512 {
+namespace vsr::cpu::VSR_ISA {
 
 inline __m512 widen(__m256i halves, bfloat16) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
@@ -19,6 +20,9 @@ inline __m512 widen(__m256i halves, bfloat16) {
 inline __m512 widen(__m256i halves, float16) { return _mm512_cvtph_ps(halves); }
 
 inline __m256i narrow(__m512 v, float16) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
+#if defined(VSR_BF16_DOT)
+inline __m256i narrow(__m512 v, bfloat16) { return (__m256i)_mm512_cvtneps_pbh(v); }
+#else
 inline __m256i narrow(__m512 v, bfloat16) {
   const __m512i bits = _mm512_castps_si512(v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -27,9 +31,12 @@ inline __m256i narrow(__m512 v, bfloat16) {
   const __m512i kept = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x00400000));
   return _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16));
 }
+#endif
 
 struct Vec {
   static constexpr int kWidth = 16;
+  static constexpr int kPanel = 4;  // vectors of a panel, and the sums that the 32 registers have room for
+  static constexpr int kAccumulators = 24;
   __m512 v;
 
   static Vec set(float value) { return {_mm512_set1_ps(value)}; }
@@ -70,4 +77,4 @@ inline Vec where_positive(Vec x, Vec a, Vec b) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, _mm512_setzero_ps(), _CMP_GT_OQ), b.v, a.v)};
 }
 
-}  // namespace vsr::cpu::avx512
+}  // namespace vsr::cpu::VSR_ISA

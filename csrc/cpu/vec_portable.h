@@ -7,6 +7,9 @@ namespace vsr::cpu::portable {
 
 struct Vec {
   static constexpr int kWidth = 8;
+  static constexpr int kPanel =
+      2;  // vectors of a panel, and the sums that 16 registers of half the width have room for
+  static constexpr int kAccumulators = 6;
   float lane[kWidth];
 
   static Vec set(float value) {

@@ -1,0 +1,95 @@
+// Packing of the weights of a 3x3 convolution, once per call. Included once per instruction set, inside its namespace
+// and target pragma.
+//
+// Plan. A unit packs one vector of columns for all k, in float64 over the lanes, rounded once. Order of the elements:
+// [chunk][product][panel][k / depth][vector][lane][k % depth]. Behind the weights: the bias and the slopes as float32,
+// in the order of the columns.
+
+constexpr int64_t kPackDepth = 16;  // input channels per unit
+
+inline int64_t packed_columns(const ConvPlan& p) { return (p.columns + kChunk - 1) / kChunk * kChunk; }
+
+inline float* packed_bias(const Conv& p, void* packed) {
+  return reinterpret_cast<float*>(static_cast<char*>(packed) + p.plan.packed_bytes) - 2 * packed_columns(p.plan);
+}
+inline float* packed_slopes(const Conv& p, void* packed) { return packed_bias(p, packed) + packed_columns(p.plan); }
+
+// One row or column of U = G g G^T.
+inline void winograd_weights(const double (*g)[Vec::kWidth], int step, double (*u)[Vec::kWidth], int u_step) {
+  for (int l = 0; l < Vec::kWidth; ++l) {
+    const double outer = 0.5 * (g[0][l] + g[2 * step][l]), inner = 0.5 * g[step][l];
+    u[0][l] = g[0][l];
+    u[u_step][l] = outer + inner;
+    u[2 * u_step][l] = outer - inner;
+    u[3 * u_step][l] = g[2 * step][l];
+  }
+}
+
+template <class T, class E>
+void pack_columns(const Conv& p, E* packed, int64_t vector, int64_t ci_begin, int64_t ci_end) {
+  constexpr int kDepth = Operand<E>::kDepth;
+  const ConvPlan& plan = p.plan;
+  const int64_t chunk = vector * Vec::kWidth / kChunk, in_chunk = vector - chunk * (kChunk / Vec::kWidth);
+  const int64_t left = plan.columns - chunk * kChunk;
+  const int64_t vectors = vectors_of(left < kChunk ? left : kChunk);
+  const int64_t panel = in_chunk / Vec::kPanel * Vec::kPanel;
+  const int64_t panel_vectors = vectors - panel < Vec::kPanel ? vectors - panel : Vec::kPanel;
+  E* base =
+      packed + packed_chunk(plan, chunk) + packed_panel(plan.k, panel) + (in_chunk - panel) * Vec::kWidth * kDepth;
+  const auto put = [&](int64_t product, int64_t k, const double* lanes) {
+    E* to =
+        base + packed_product(plan, vectors, product) + k / kDepth * panel_vectors * Vec::kWidth * kDepth + k % kDepth;
+    for (int l = 0; l < Vec::kWidth; ++l) to[l * kDepth] = from_float<E>(static_cast<float>(lanes[l]));
+  };
+
+  // Where each lane finds its taps; without `at`, the lane is padding.
+  const T* at[Vec::kWidth];
+  int64_t tap[Vec::kWidth];
+  for (int l = 0; l < Vec::kWidth; ++l) {
+    const int64_t column = vector * Vec::kWidth + l;
+    tap[l] = plan.method == ConvMethod::taps ? column / p.tail.c : 0;
+    const int64_t channel = shuffled_channel(column % p.tail.c, p.tail.c, p.tail.r);
+    at[l] = column < plan.columns ? static_cast<const T*>(p.weight) + channel * p.ws.n : nullptr;
+  }
+  const auto weight = [&](int l, int64_t ci, int64_t t) {
+    return at[l] ? to_float(at[l][ci * p.ws.c + t / 3 * p.ws.h + t % 3 * p.ws.w]) : 0.0f;
+  };
+  double lanes[9][Vec::kWidth], half[12][Vec::kWidth], whole[16][Vec::kWidth];
+  const double zeros[Vec::kWidth] = {};
+  for (int64_t ci = ci_begin; ci < ci_end; ++ci) {
+    if (plan.method == ConvMethod::taps) {
+      for (int l = 0; l < Vec::kWidth; ++l) lanes[0][l] = weight(l, ci, tap[l]);
+      put(0, ci, lanes[0]);
+      continue;
+    }
+    for (int t = 0; t < 9; ++t)
+      for (int l = 0; l < Vec::kWidth; ++l) lanes[t][l] = weight(l, ci, t);
+    if (plan.method == ConvMethod::direct) {
+      for (int t = 0; t < 9; ++t) put(0, t * plan.depth + ci, lanes[t]);
+      continue;
+    }
+    for (int j = 0; j < 3; ++j) winograd_weights(lanes + j, 3, half + j, 3);          // columns: 3 x 3 to 4 x 3
+    for (int i = 0; i < 4; ++i) winograd_weights(half + 3 * i, 1, whole + 4 * i, 1);  // rows: to 4 x 4
+    for (int xi = 0; xi < 16; ++xi) put(xi, ci, whole[xi]);
+  }
+  if (ci_end == p.c_in && plan.depth > p.c_in)
+    for (int64_t piece = 0; piece < plan.k / plan.depth; ++piece)
+      for (int64_t product = 0; product < plan.products; ++product) put(product, piece * plan.depth + p.c_in, zeros);
+}
+
+template <class T, class E>
+void pack_units(const Conv& p, void* packed, int64_t begin, int64_t end) {
+  const int64_t depths = p.c_in == 0 ? 1 : (p.c_in + kPackDepth - 1) / kPackDepth;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t vector = unit / depths, ci = unit % depths * kPackDepth;
+    pack_columns<T>(p, static_cast<E*>(packed), vector, ci, ci + kPackDepth < p.c_in ? ci + kPackDepth : p.c_in);
+  }
+  if (begin > 0) return;
+  float* bias = packed_bias(p, packed);
+  float* slopes = packed_slopes(p, packed);
+  for (int64_t j = 0; j < packed_columns(p.plan); ++j) {
+    const int64_t channel = j < p.tail.c ? shuffled_channel(j, p.tail.c, p.tail.r) : -1;
+    bias[j] = p.bias && channel >= 0 ? to_float(static_cast<const T*>(p.bias)[channel]) : 0.0f;
+    slopes[j] = p.slope_count > 1 && channel >= 0 ? to_float(static_cast<const T*>(p.slope)[channel]) : 0.0f;
+  }
+}

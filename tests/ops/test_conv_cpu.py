@@ -1,0 +1,176 @@
+"""The CPU convolutions: every method on odd sizes, where blocks meet, and on what is not finite or hardly anything."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import vsr_kernels
+from ops import truth
+from ops.accuracy import assert_near, assert_same_bits, relative_l2
+from ops.cases import DTYPES
+from ops.inputs import Draw
+from ops.on_backends import each, on
+
+CPU = pytest.mark.parametrize(("backend", "dtype"), each("conv3x3", dtypes=DTYPES[:3], backends=("cpu",)))
+
+#: (C_in, C_out) on both sides of every limit: up to 4 input channels directly, up to 3 or 7 output channels by taps
+#: (with 8 or 16 lanes), else by Winograd, in chunks of 64 output channels.
+CHANNELS = (
+    (1, 1),
+    (3, 64),
+    (4, 9),
+    (5, 8),
+    (5, 1),
+    (64, 3),
+    (33, 4),
+    (17, 7),
+    (16, 16),
+    (19, 33),
+    (64, 64),
+    (31, 65),
+    (66, 130),
+    (300, 20),
+)
+SIZES = ((1, 1), (1, 9), (2, 2), (7, 1), (5, 6), (16, 43), (33, 14))
+
+#: One pair of channels per method.
+METHODS = {"direct": (3, 20), "taps": (20, 3), "winograd": (20, 40)}
+
+
+def conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Without gradients, on the compiled kernels."""
+    with on("cpu"), torch.no_grad():
+        return vsr_kernels.conv3x3(x, weight, bias)
+
+
+def plain(x: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
+    """PyTorch in both layouts."""
+    formats = (torch.contiguous_format, torch.channels_last)
+    return [
+        F.conv2d(x.contiguous(memory_format=f), weight.contiguous(memory_format=f), bias, padding=1) for f in formats
+    ]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("channels", CHANNELS, ids=str)
+@CPU
+def test_channels_and_sizes(backend: str, dtype: torch.dtype, channels: tuple[int, int], size: tuple[int, int]) -> None:
+    draw = Draw(3, dtype, "cpu", exact=False)
+    c_in, c_out = channels
+    batch = 2 + 60 // (size[0] * size[1])  # of a few values, PyTorch's own error may be small by chance
+    x, weight, bias = draw.image((batch, c_in, *size)), draw.weight((c_out, c_in, 3, 3)), draw.bias(c_out)
+    expected = truth.convolve(x.double(), weight.double(), bias.double())
+    assert_near(conv(x, weight, bias), expected, plain(x, weight, bias), "output", dtype)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@CPU
+def test_the_place_of_a_pixel_changes_no_bit(backend: str, dtype: torch.dtype, method: str) -> None:
+    """Neither its image in the batch nor the block it falls into: an image, and a piece of it from an even pixel on."""
+    c_in, c_out = METHODS[method]
+    draw = Draw(4, dtype, "cpu", exact=False)
+    x, weight, bias = draw.image((3, c_in, 47, 131)), draw.weight((c_out, c_in, 3, 3)), draw.bias(c_out)
+    whole = conv(x, weight, bias)
+    for n in range(3):
+        assert_same_bits(conv(x[n : n + 1], weight, bias), whole[n : n + 1], f"image {n}")
+    for top, left, height, width in ((0, 0, 9, 11), (2, 10, 30, 40), (20, 98, 27, 33)):
+        rows, cols = slice(top, top + height), slice(left, left + width)
+        piece = conv(x[..., rows, cols], weight, bias)
+        assert_same_bits(piece[..., 1:-1, 1:-1], whole[..., rows, cols][..., 1:-1, 1:-1], f"piece at {top}, {left}")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@CPU
+def test_nan_and_infinity_stay_in_their_place(backend: str, dtype: torch.dtype, method: str) -> None:
+    """Exactly where the sum of nine products has them, also where tiles share the pixel."""
+    c_in, c_out = METHODS[method]
+    draw = Draw(5, dtype, "cpu", exact=True)
+    x, weight, bias = draw.image((2, c_in, 13, 22)), draw.weight((c_out, c_in, 3, 3)), draw.bias(c_out)
+    x[0, 0, 1, 1], x[0, 1, 7, 6], x[1, 2, 0, 0], x[1, 0, 12, 21] = torch.nan, torch.inf, -torch.inf, torch.inf
+    x[1, 1, 6, 9], x[1, 2, 6, 10] = torch.inf, -torch.inf
+    got, expected = conv(x, weight, bias), truth.convolve(x.double(), weight.double(), bias.double())
+    assert torch.equal(got.isnan(), expected.isnan())
+    assert torch.equal(got.isposinf(), expected.isposinf())
+    assert torch.equal(got.isneginf(), expected.isneginf())
+    assert min(expected.isnan().sum(), expected.isposinf().sum(), expected.isneginf().sum()) > 0
+    finite = expected.isfinite()
+    low = [y[finite] for y in plain(x, weight, bias)]
+    assert_near(got[finite], expected[finite], low, "finite values", dtype)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@CPU
+def test_nan_everywhere(backend: str, dtype: torch.dtype, method: str) -> None:
+    c_in, c_out = METHODS[method]
+    x = torch.full((1, c_in, 9, 9), torch.nan, dtype=dtype)
+    assert conv(x, torch.ones(c_out, c_in, 3, 3, dtype=dtype)).isnan().all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("backend", "dtype"), each("conv3x3", dtypes=DTYPES[:1], backends=("cpu",)))
+def test_numbers_near_the_largest(backend: str, dtype: torch.dtype, method: str) -> None:
+    """Differences and sums of two such numbers overflow; the convolution of one at a time does not."""
+    c_in, c_out = METHODS[method]
+    x = Draw(6, dtype, "cpu", exact=False).image((1, c_in, 8, 9)) * 1e38
+    weight = torch.zeros(c_out, c_in, 3, 3)
+    weight[:, 0, 1, 1], weight[:, 1, 0, 2] = 0.5, 0.25
+    expected = truth.convolve(x.double(), weight.double(), None)
+    torch.testing.assert_close(conv(x, weight).double(), expected, rtol=1e-6, atol=1e33)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@CPU
+def test_subnormal_numbers(backend: str, dtype: torch.dtype, method: str) -> None:
+    """They count as they are or as zero, as the instruction set does; nothing else comes of them."""
+    c_in, c_out = METHODS[method]
+    smallest = torch.finfo(dtype).tiny
+    x = (torch.rand(1, c_in, 8, 9, dtype=torch.float64) * smallest).to(dtype)
+    weight = torch.zeros(c_out, c_in, 3, 3, dtype=dtype)
+    weight[:, 0, 1, 1] = 0.5
+    expected = truth.convolve(x.double(), weight.double(), None)
+    got = conv(x, weight).double()
+    assert (got - expected).abs().max() <= smallest
+    if dtype == torch.float16:  # normal numbers of float32
+        assert (got - expected).abs().max() <= smallest * torch.finfo(dtype).eps
+    weight[:, 1, 2, 2] = 1.0
+    x[:, 1] = 1.0
+    assert_same_bits(conv(x, weight)[..., :-1, :-1], torch.ones(1, c_out, 7, 8, dtype=dtype), "next to one")
+
+
+@pytest.mark.parametrize(("channels", "float32_error"), [(64, 3e-7), (300, 3.5e-7)])
+@CPU
+def test_documented_errors(backend: str, dtype: torch.dtype, channels: int, float32_error: float) -> None:
+    """Relative L2 errors, as csrc/cpu/conv_winograd.inl.h gives them for 64 channels; the rest is output rounding."""
+    draw = Draw(7, dtype, "cpu", exact=False)
+    x, weight = draw.image((1, channels, 20, 31)), draw.weight((64, channels, 3, 3))
+    expected = truth.convolve(x.double(), weight.double(), None)
+    error = relative_l2(conv(x, weight).double(), expected)
+    if dtype == torch.float32:
+        assert error < float32_error
+    elif dtype == torch.bfloat16 and vsr_kernels.cpu_isa() == "avx512_bf16":
+        assert error < 4.5e-3
+    else:  # float32 until the output is rounded
+        rounded = relative_l2(expected.to(dtype).double(), expected)
+        assert error < 1.01 * rounded
+
+
+@pytest.mark.parametrize("method", METHODS)
+@CPU
+def test_threads_change_no_bit(backend: str, dtype: torch.dtype, method: str) -> None:
+    """On sizes that leave blocks for every thread."""
+    c_in, c_out = METHODS[method]
+    draw = Draw(8, dtype, "cpu", exact=False)
+    x, weight, bias = draw.image((2, c_in, 61, 67)), draw.weight((c_out, c_in, 3, 3)), draw.bias(c_out)
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 3, 5):
+            torch.set_num_threads(count)
+            results.append(conv(x, weight, bias))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert_same_bits(other, results[0], "output")
