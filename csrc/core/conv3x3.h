@@ -10,22 +10,37 @@
 
 namespace vsr {
 
-// out = residual + scale * pixel_shuffle(act(conv(x, weight) + bias), r). All tensors are dense channels_last; weight,
-// bias and slope come packed (Conv3x3Pack) for the same layout. Pointers need the alignment of their elements; where
-// whole_vectors(layout) holds, out and residual need that of 16 bytes.
+// out = residual + scale * pixel_shuffle(act(conv(x, weight) + bias), r). x may have any strides and is read fastest
+// dense channels_last; the other tensors are dense channels_last. Weight, bias and slope come packed (Conv3x3Pack) for
+// the same layout. Pointers need the alignment of their elements; where whole_vectors(layout) holds, out, residual and
+// kept need that of 16 bytes.
+//
+// With in_channels, x is x[:, in_channels]. With out_channels, out is the residual, to whose channels out_channels the
+// rest is added; r must be 1 then, and C_out not 0. Both are lists in device memory; that entries are in range, and
+// those of out_channels distinct, is for the caller to see to.
 struct Conv3x3 {
-  const void* x;         // (N, H, W, C_in)
-  const void* packed;    // 16-byte aligned
-  const void* residual;  // as out, or null
-  void* out;             // (N, r H, r W, C_out / r^2)
+  const void* x;                // (N, C_x, H, W), strides xs; C_x = C_in unless in_channels picks
+  const void* packed;           // 16-byte aligned
+  const void* residual;         // as out, or null for zeros
+  void* out;                    // (N, r H, r W, C_out / r^2), or (N, H, W, C_total) with out_channels; never residual
+  void* kept;                   // null, or (N, r H, r W, C_out / r^2): pixel_shuffle(conv(x, weight) + bias, r)
+  const int64_t* in_channels;   // C_in channels of x, or null
+  const int64_t* out_channels;  // C_out channels of out, or null
+  Strides xs;
   int64_t n, h, w;
   int64_t c_in, c_out;
+  int64_t c_total;  // channels of residual and out; read only with out_channels
   int64_t r;
   float scale;
   Activation activation;
   DType dtype;
   bool exact;  // float32 as three TF32 products instead of one
 };
+
+// Whether outputs need shared memory for all sums of a tile (conv_assembled_bytes).
+VSR_HOST_DEVICE constexpr bool conv_assembles(const Conv3x3& p) {
+  return p.out_channels != nullptr || p.kept != nullptr;
+}
 
 // How the channels of a call are cut. It follows from the channel counts, r and the arithmetic alone, so that weights
 // are packed once and serve any image.
@@ -65,6 +80,13 @@ VSR_HOST_DEVICE constexpr int conv_shared_bytes(int columns, int parts, int rows
          conv_slots(parts) * conv_stage_bytes(columns, parts);
 }
 
+// The same where outputs are assembled from float32 sums in shared memory, kConvListed channels of the output at a
+// time.
+constexpr int kConvListed = 64;
+VSR_HOST_DEVICE constexpr int conv_assembled_bytes(int columns, int rows) {
+  return (rows * conv_tile_width(columns) * columns + kConvListed) * 4;
+}
+
 VSR_HOST_DEVICE constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 VSR_HOST_DEVICE constexpr int conv_columns(int64_t c_out) {
@@ -80,10 +102,12 @@ VSR_HOST_DEVICE constexpr int conv_stages_per_dx(const Conv3x3Layout& p, int blo
   return static_cast<int>(ceil_div(channels, static_cast<int64_t>(p.k_channels) * p.k_per_stage));
 }
 
-VSR_HOST_DEVICE inline Conv3x3Layout conv3x3_layout(int64_t c_in, int64_t c_out, int64_t r, DType dtype, bool exact) {
+// With `columns` output channels to a block, which one convolution by itself chooses from their number.
+VSR_HOST_DEVICE inline Conv3x3Layout conv3x3_layout(int64_t c_in, int64_t c_out, int64_t r, DType dtype, bool exact,
+                                                    int columns) {
   Conv3x3Layout p{};
   p.c_in = c_in, p.c_out = c_out, p.r = r;
-  p.columns = conv_columns(c_out);
+  p.columns = columns;
   p.column_blocks = static_cast<int>(ceil_div(c_out, p.columns));
   p.element_bytes = dtype == DType::f32 ? 4 : 2;
   p.parts = dtype == DType::f32 && exact ? 2 : 1;
@@ -93,6 +117,9 @@ VSR_HOST_DEVICE inline Conv3x3Layout conv3x3_layout(int64_t c_in, int64_t c_out,
   p.k_per_stage = conv_k_per_stage(p.columns);
   for (int block = 0; block < p.channel_blocks; ++block) p.stages += 3 * conv_stages_per_dx(p, block);
   return p;
+}
+VSR_HOST_DEVICE inline Conv3x3Layout conv3x3_layout(int64_t c_in, int64_t c_out, int64_t r, DType dtype, bool exact) {
+  return conv3x3_layout(c_in, c_out, r, dtype, exact, conv_columns(c_out));
 }
 
 // Columns are the output channels in the order of memory after the shuffle: sub-row, sub-column, channel. A run is what
@@ -164,9 +191,11 @@ VSR_HOST_DEVICE inline int64_t packed_bytes(const Conv3x3Layout& p) {
   return packed_weights(p) * p.element_bytes + 2 * packed_columns(p) * 4;
 }
 
+// With `transposed`, what is packed is the convolution whose output is the gradient of x: weight'(ci, co, ky, kx) =
+// weight(co, ci, 2 - ky, 2 - kx). The layout is that of the convolution packed for: its c_in is C_out of the weight.
 struct Conv3x3Pack {
-  const void* weight;   // (C_out, C_in, 3, 3), any strides
-  const void* bias;     // (C_out,) dense, or null
+  const void* weight;   // (C_out, C_in, 3, 3), any strides; (C_in, C_out, 3, 3) of the layout if transposed
+  const void* bias;     // (C_out,) of the layout, dense, or null
   const void* slope;    // prelu: slope_count values, dense
   void* packed;         // packed_bytes(layout), 16-byte aligned
   Strides strides;      // of weight
@@ -174,6 +203,7 @@ struct Conv3x3Pack {
   float number;         // slope of leaky_relu
   Activation activation;
   DType dtype;
+  bool transposed;
   Conv3x3Layout layout;
 };
 
@@ -195,13 +225,17 @@ constexpr const int* conv_heights(int columns, int element_bytes) {
 
 // The tile height with the least work on the busiest multiprocessor: rounds of tiles, times the rows of a tile and one
 // more for its start and end. Among equals the one with more blocks per multiprocessor. 0 if none fits the device.
-inline int conv_tile_height(const Conv3x3Layout& p, int64_t n, int64_t h, int64_t w, const ConvDevice& device) {
+// `assembles`: conv_assembles of the call.
+inline int conv_tile_height(const Conv3x3Layout& p, int64_t n, int64_t h, int64_t w, bool assembles,
+                            const ConvDevice& device) {
   constexpr int kReserved = 1024;  // shared memory that the system takes of each block
   constexpr int kBlocksByRegisters = 3;
   int best = 0, best_blocks = 0;
   int64_t best_cost = 0;
   for (const int* height = conv_heights(p.columns, p.element_bytes); *height != 0; ++height) {
-    const int shared = conv_shared_bytes(p.columns, p.parts, *height);
+    const int plain = conv_shared_bytes(p.columns, p.parts, *height);
+    const int assembled = assembles ? conv_assembled_bytes(p.columns, *height) : 0;
+    const int shared = plain > assembled ? plain : assembled;
     if (shared > device.shared_per_block) continue;
     const int64_t tiles = n * p.column_blocks * ceil_div(h, *height) * ceil_div(w, conv_tile_width(p.columns));
     const int64_t cost = ceil_div(tiles, device.multiprocessors) * (*height + 1);

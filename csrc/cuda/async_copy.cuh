@@ -41,6 +41,19 @@ __device__ __forceinline__ void copy16(uint32_t to, const char* from) {
 #endif
 }
 
+// The same where kIndex < limit; elsewhere nothing happens.
+template <int kTo, int kFrom, int kIndex>
+__device__ __forceinline__ void copy16_if_below(uint32_t to, const char* from, int limit) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "{.reg .pred p; setp.gt.s32 p, %2, %3; @p cp.async.cg.shared.global [%0 + %4], [%1 + %5], 16;}" ::"r"(to),
+      "l"(__cvta_generic_to_global(from)), "r"(limit), "n"(kIndex), "n"(kTo), "n"(kFrom)
+      : "memory");
+#else
+  if (kIndex < limit) copy16<kTo, kFrom>(to, from);
+#endif
+}
+
 // Closes a group: the copies of this thread since the last one.
 __device__ __forceinline__ void close_copies() {
 #if __CUDA_ARCH__ >= 800

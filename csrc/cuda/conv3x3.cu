@@ -32,16 +32,18 @@ cudaError_t current_device(Device& device) {
 
 bool in_range(const Conv3x3& p) {
   constexpr int64_t kMax = 0x7fffffff;
-  return p.h <= kMax - 32 && p.w <= kMax - 32 && p.c_in <= kMax - 64 && p.c_out <= kMax - 64;
+  return p.h <= kMax - 32 && p.w <= kMax - 32 && p.c_in <= kMax - 64 && p.c_out <= kMax - 64 && p.c_total <= kMax - 64;
 }
 
 }  // namespace
 
 cudaError_t launch_conv3x3(const Conv3x3& p, int tile_height, cudaStream_t stream) {
   if (p.n * p.h * p.w * p.c_out == 0) return cudaSuccess;
-  if (!in_range(p) || p.c_out % (p.r * p.r) != 0) return cudaErrorInvalidValue;
+  const bool listed = p.out_channels != nullptr;
+  if (!in_range(p) || p.c_out % (p.r * p.r) != 0 || (listed && p.r != 1)) return cudaErrorInvalidValue;
   const Conv3x3Layout layout = conv3x3_layout(p.c_in, p.c_out, p.r, p.dtype, p.exact);
-  if (whole_vectors(layout) && !(on_vectors(p.out) && on_vectors(p.residual))) return cudaErrorMisalignedAddress;
+  const bool aligned = on_vectors(p.kept) && (listed || (on_vectors(p.out) && on_vectors(p.residual)));
+  if (whole_vectors(layout) && !aligned) return cudaErrorMisalignedAddress;
   switch (p.dtype) {
     case DType::bf16: return launch_conv3x3_bf16(p, tile_height, stream);
     case DType::f16: return launch_conv3x3_f16(p, tile_height, stream);
@@ -56,7 +58,7 @@ cudaError_t launch_conv3x3(const Conv3x3& p, cudaStream_t stream) {
   if (error != cudaSuccess) return error;
   if (!conv3x3_runs_on(p.dtype, device.capability)) return cudaErrorNotSupported;
   const Conv3x3Layout layout = conv3x3_layout(p.c_in, p.c_out, p.r, p.dtype, p.exact);
-  const int height = conv_tile_height(layout, p.n, p.h, p.w, device.limits);
+  const int height = conv_tile_height(layout, p.n, p.h, p.w, conv_assembles(p), device.limits);
   return height == 0 ? cudaErrorNotSupported : launch_conv3x3(p, height, stream);
 }
 

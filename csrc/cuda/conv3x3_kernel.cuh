@@ -4,18 +4,23 @@
 //   Input: the tile with its halo, one block of channels at a time, is copied to shared memory once and read from there
 //     for all nine taps. Pixels are rows of kPixelBytes; their 16-byte chunks are permuted by a key of the pixel's
 //     column, so that ldmatrix of eight neighbours hits all banks wherever the taps shift it. The key does not depend
-//     on the row: rows are constant offsets.
+//     on the row: rows are constant offsets. Aligned chunks of channels are copied asynchronously; what lies otherwise
+//     (NCHW, odd channel counts, a list of channels) is read by elements and stored by chunks, with neighbouring lanes
+//     where neighbouring elements are. A thread keeps the channels of its chunk in registers for all its pixels.
 //   Weights: packed in the order of use and of B fragments. They pass through a ring of kSlots stages; one
 //     barrier per stage both publishes the stage that arrived and frees the slot of the one before, which is refilled.
-//   Sums: a warp owns kWarpRows rows x 16 pixels x kWarpTiles * 8 columns. The steps run over dx, then 16 channels,
-//   then
-//     dy: the kWarpRows + 2 fragments of A loaded for one (dx, channels) serve all three dy.
-//   Epilogue: sums start at the bias. Activation, scale and residual happen in registers, then one of three stores:
+//   Sums: a warp owns kWarpRows rows x 16 pixels x kWarpTiles * 8 columns. The steps run over dx, then 16 channels, and
+//     then dy: the kWarpRows + 2 fragments of A loaded for one (dx, channels) serve all three dy.
+//   Epilogue: sums start at the bias; activation, scale and residual happen in registers. Three ways to store:
 //     vectors:   the permutation of columns gave each lane neighbouring channels: 16-byte loads and stores;
 //     staged:    runs that are no whole vectors (3 channels; 48 shuffled by 4) of a block that computes all columns: a
 //                row of pixels is still contiguous in memory, so it is put together in shared memory, over the dead
-//                input tile, and leaves in vectors. The residual comes in the same way, before;
-//     scattered: what is left (odd channel counts beyond 64), element by element.
+//                input tile, and leaves in vectors; the residual is added then;
+//     assembled: sums that go to a list of channels of the residual, sums that are kept as they are before activation,
+//                and odd channel counts beyond 64. The sums go to shared memory as float32; threads then walk over the
+//                output, whole vectors where it has them, and look up which sum belongs there. With a list, a block
+//                writes the channels that its columns are added to, and the first block of columns also those that none
+//                is: nothing is written by two blocks.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -37,7 +42,7 @@ constexpr int kCapability = __CUDA_ARCH__ / 10;
 constexpr int kCapability = 0;
 #endif
 
-enum class ConvStore { vectors, staged, scattered };
+enum class ConvStore { vectors, staged, assembled };
 
 // A launch, for the threads. Sizes in elements unless they say bytes.
 struct ConvArguments {
@@ -47,17 +52,24 @@ struct ConvArguments {
   const float* slope;  // per column
   const char* residual;
   char* out;
-  int h, w, c_in, c_out;
+  char* kept;
+  const int64_t* in_channels;
+  const int64_t* out_channels;
+  Strides x_bytes;
+  int h, w, c_in, c_out, c_total;
   int r;
-  int run;            // columns of a pixel that are neighbours in out
-  int column_blocks;  // in grid.x, inside the tiles of a row
+  int run;  // columns of a pixel that are neighbours in out
+  int column_blocks;
   int stages;
   int staged_pitch;  // bytes of a staged row
   float scale;
   Activation activation;
-  ConvStore store;
-  bool x_by_vectors;    // pixels of x begin on 16 bytes
-  bool out_by_vectors;  // so do the rows of out and residual, and they consist of whole vectors
+  ConvStore store;         // of a row of out or kept without out_channels
+  bool plain_relu;         // vectors, and nothing but relu happens to them
+  bool x_by_vectors;       // chunks of x begin on 16 bytes
+  bool lanes_along_w;      // pixels of x are closer to each other than channels
+  bool rows_by_vectors;    // rows of what is staged (out, residual) begin on 16 bytes, in whole vectors
+  bool listed_by_vectors;  // so do the pixels of out and residual with out_channels
 };
 
 template <class Math_, int kColumns_, int kRows_>
@@ -109,6 +121,12 @@ __device__ __forceinline__ T& choose(T& first, T& second) {
   return second;
 }
 
+// Where the ring of weights stands, in bytes from its start: the stage to use next, and the slot that is free after the
+// next barrier.
+struct RingPlace {
+  uint32_t slot, free_slot;
+};
+
 template <class Traits>
 struct ConvBlock {
   using Math = typename Traits::Math;
@@ -125,47 +143,52 @@ struct ConvBlock {
   const int thread, lane, warp;
   const int warp_n, warp_x, warp_y;
   const int column_block, x0, y0;
+  const int x_end;  // the columns of the tile before this one count
   const int64_t image;
   const char* weights;  // this thread's part of the next stage to ask for
   int unfetched;        // stages left to ask for
   float sums[kRows][kTiles][4];
 
   __device__ __forceinline__ ConvBlock(const ConvArguments& arguments, char* shared)
+      : ConvBlock(arguments, shared, shared_address(shared) + Traits::kTileBytes, blockIdx.x % arguments.column_blocks,
+                  blockIdx.x / arguments.column_blocks * Traits::kWidth, blockIdx.y * Traits::kRows, Traits::kWidth) {}
+
+  // With the ring anywhere, and the tile at (left, top), of whose columns only the first `width` count.
+  __device__ __forceinline__ ConvBlock(const ConvArguments& arguments, char* shared, uint32_t ring_address, int block,
+                                       int left, int top, int width)
       : a(arguments),
         memory(shared),
         tile(shared_address(shared)),
-        ring(tile + Traits::kTileBytes),
+        ring(ring_address),
         thread(threadIdx.x),
         lane(thread & 31),
         warp(thread >> 5),
         warp_n(warp % Traits::kWarpsN),
         warp_x(warp / Traits::kWarpsN % Traits::kWarpsX),
         warp_y(warp / (Traits::kWarpsN * Traits::kWarpsX)),
-        column_block(blockIdx.x % a.column_blocks),
-        x0(blockIdx.x / a.column_blocks * Traits::kWidth),
-        y0(blockIdx.y * Traits::kRows),
+        column_block(block),
+        x0(left),
+        y0(top),
+        x_end(min(left + width, a.w)),
         image(blockIdx.z),
         weights(a.weights + static_cast<int64_t>(column_block) * a.stages * Traits::kStageBytes + thread * 16),
         unfetched(a.stages) {}
 
   // Input ------------------------------------------------------------------------------------------------------------
 
-  __device__ __forceinline__ int64_t input_offset(int y, int x) const {
-    return (image * a.h * a.w + static_cast<int64_t>(y) * a.w + x) * a.c_in;
+  __device__ __forceinline__ const char* input(int y, int x) const {
+    return a.x + image * a.x_bytes.n + y * a.x_bytes.h + x * a.x_bytes.w;
   }
 
   // A thread copies one chunk of one column, row after row; the two columns of the halo that are left come after.
   __device__ __forceinline__ void load_tile(int channel0) const {
     const int chunk = thread % Traits::kChunks, channel = channel0 + chunk * Traits::kChunkChannels;
     const int place = thread / Traits::kChunks;
-    const int64_t pitch = static_cast<int64_t>(a.w) * a.c_in * kBytes;
     const auto limit = [&](int c) {  // rows of the tile before the image ends, if the chunk is inside at all
       const bool inside = channel < a.c_in && static_cast<unsigned>(x0 - 1 + c) < static_cast<unsigned>(a.w);
       return inside ? a.h - y0 + 1 : 0;
     };
-    const auto source = [&](int row, int c) {
-      return a.x + (input_offset(y0 - 1 + row, x0 - 1 + c) + channel) * kBytes;
-    };
+    const auto source = [&](int row, int c) { return input(y0 - 1 + row, x0 - 1 + c) + channel * kBytes; };
     const auto target = [&](int row, int c) {
       return tile + row * Traits::kRowBytes + c * Traits::kPixelBytes + ((chunk ^ swizzle_key<Traits>(c)) << 4);
     };
@@ -173,11 +196,11 @@ struct ConvBlock {
       const int rows = limit(place);
       const char* from = source(0, place);
       const uint32_t to = target(0, place);
-      copy16_below<0, 0, 0>(to, from, y0 == 0 ? 0 : rows);
+      copy16_below<0, 0, 0>(to, from, y0 < 1 ? 0 : rows);
       unroll<Traits::kRows + 1>([&](auto i) {
         constexpr int kRow = decltype(i)::value + 1;
-        from += pitch;
-        copy16_below<kRow * Traits::kRowBytes, 0, kRow>(to, from, rows);
+        from += a.x_bytes.h;
+        copy16_below<kRow * Traits::kRowBytes, 0, kRow>(to, from, kRow == 1 && y0 < 0 ? 0 : rows);
       });
     }
     constexpr int kStep = Traits::kWidth / 2;  // rows of two columns that the threads cover at once
@@ -186,41 +209,57 @@ struct ConvBlock {
     const char* from = source(first, c);
     const uint32_t to = target(first, c);
     if (kStep <= Traits::kRows + 2 || first < Traits::kRows + 2)
-      copy16_below<0, 0, 0>(to, from, y0 == 0 && first == 0 ? 0 : rows);
+      copy16_below<0, 0, 0>(to, from, y0 + first < 1 ? 0 : rows);
     unroll<(Traits::kRows + 1) / kStep>([&](auto i) {
       constexpr int kRow = (decltype(i)::value + 1) * kStep;
-      from += kStep * pitch;
+      from += kStep * a.x_bytes.h;
       if (kRow + kStep <= Traits::kRows + 2 || kRow + first < Traits::kRows + 2)
         copy16_below<kRow * Traits::kRowBytes, 0, kRow>(to, from, rows);
     });
   }
 
-  // The same where pixels are not aligned: a thread reads the channels of one pixel after another.
+  // The same for any strides and channels. Lanes lie along the channels of a pixel or along the pixels of a row.
   __device__ __forceinline__ void load_tile_by_elements(int channel0, int k_blocks) const {
-    constexpr int kPixels = (Traits::kRows + 2) * (Traits::kWidth + 2);
+    constexpr int kPixels = (Traits::kRows + 2) * (Traits::kWidth + 2), kElements = Traits::kChunkChannels;
+    const int chunk_step = a.lanes_along_w ? 1 : Traits::kChunks;
+    const int pixel_step = a.lanes_along_w ? Traits::kThreads : Traits::kThreads / Traits::kChunks;
+    const int first_pixel = a.lanes_along_w ? thread : thread / Traits::kChunks;
 #pragma unroll 1
-    for (int pixel = thread; pixel < kPixels; pixel += Traits::kThreads) {
-      const int row = pixel / (Traits::kWidth + 2), c = pixel % (Traits::kWidth + 2);
-      const int y = y0 - 1 + row, x = x0 - 1 + c;
-      const bool inside = static_cast<unsigned>(y) < static_cast<unsigned>(a.h) &&
-                          static_cast<unsigned>(x) < static_cast<unsigned>(a.w);
-      const char* from = a.x + (input_offset(y, x) + channel0) * kBytes;
-      const uint32_t to = tile + pixel * Traits::kPixelBytes;
-#pragma unroll 1
-      for (int chunk = 0; chunk < 2 * k_blocks; ++chunk) {
-        uint32_t bits[4] = {0, 0, 0, 0};
+    for (int chunk = a.lanes_along_w ? 0 : thread % Traits::kChunks; chunk < 2 * k_blocks; chunk += chunk_step) {
+      const int first = channel0 + chunk * kElements, channels = a.c_in - first;
+      int64_t offsets[kElements];
 #pragma unroll
-        for (int e = 0; e < Traits::kChunkChannels; ++e) {
-          const int channel = chunk * Traits::kChunkChannels + e;
-          if (inside && channel0 + channel < a.c_in) {
-            if constexpr (kBytes == 2) {
-              bits[e / 2] |= static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(from)[channel]) << 16 * (e % 2);
-            } else {
-              bits[e] = reinterpret_cast<const uint32_t*>(from)[channel];
-            }
-          }
+      for (int e = 0; e < kElements; ++e) {
+        int64_t channel = first + e;
+        if (a.in_channels != nullptr && e < channels) channel = a.in_channels[channel];
+        offsets[e] = channel * a.x_bytes.c;
+      }
+#pragma unroll 1
+      for (int pixel = first_pixel; pixel < kPixels; pixel += pixel_step) {
+        const int row = pixel / (Traits::kWidth + 2), c = pixel % (Traits::kWidth + 2);
+        const int y = y0 - 1 + row, x = x0 - 1 + c;
+        const bool inside = static_cast<unsigned>(y) < static_cast<unsigned>(a.h) &&
+                            static_cast<unsigned>(x) < static_cast<unsigned>(a.w);
+        const char* from = input(y, x);
+        const int limit = inside ? channels : 0;
+        uint32_t words[4];
+        if constexpr (kBytes == 2) {
+          uint32_t bits[kElements];
+          unroll<kElements>([&](auto i) {
+            constexpr int kAt = decltype(i)::value;
+            bits[kAt] = load_global16_below<kAt>(from + offsets[kAt], limit);
+          });
+#pragma unroll
+          for (int i = 0; i < 4; ++i) words[i] = bits[2 * i] | bits[2 * i + 1] << 16;
+        } else {
+          unroll<kElements>([&](auto i) {
+            constexpr int kAt = decltype(i)::value;
+            uint32_t word[1];
+            load_global_below<kAt>(word, from + offsets[kAt], limit);
+            words[kAt] = word[0];
+          });
         }
-        store_shared(to + ((chunk ^ swizzle_key<Traits>(c)) << 4), bits);
+        store_shared(tile + pixel * Traits::kPixelBytes + ((chunk ^ swizzle_key<Traits>(c)) << 4), words);
       }
     }
   }
@@ -229,12 +268,16 @@ struct ConvBlock {
 
   // Asks for the next stage, into a slot; closes a group of copies even behind the last one, so that waits can count.
   __device__ __forceinline__ void fetch(uint32_t slot) {
-    if (unfetched > 0) {
-      unroll<(Traits::kStageBytes + kSweep - 1) / kSweep>([&](auto i) {
+    constexpr int kSweeps = (Traits::kStageBytes + kSweep - 1) / kSweep;
+    const uint32_t to = ring + slot + thread * 16;
+    if constexpr (Traits::kStageBytes % kSweep == 0) {
+      if (unfetched > 0)
+        unroll<kSweeps>([&](auto i) { copy16<decltype(i)::value * kSweep, decltype(i)::value * kSweep>(to, weights); });
+    } else {  // the last sweep is not for all threads: a predicate is less than another branch
+      const int chunks = unfetched > 0 ? Traits::kStageBytes / 16 - thread : 0;
+      unroll<kSweeps>([&](auto i) {
         constexpr int kAt = decltype(i)::value * kSweep;
-        constexpr int kThreadsNeeded = (Traits::kStageBytes - kAt) / 16;
-        if (kThreadsNeeded >= Traits::kThreads || thread < kThreadsNeeded)
-          copy16<kAt, kAt>(ring + slot + thread * 16, weights);
+        copy16_if_below<kAt, kAt, kAt / 16>(to, weights, chunks);
       });
     }
     weights += Traits::kStageBytes;
@@ -294,55 +337,64 @@ struct ConvBlock {
     }
   }
 
-  // The tile of a block of channels; with the first one, the first stages of the weights, which arrive after it.
+  // The tile of a block of channels, and before the first one the first stages of the weights. Asynchronous copies of a
+  // tile must not be younger than those of the stage whose arrival says that the tile is there.
   __device__ __forceinline__ void load(int channel0, int k_blocks) {
     if (channel0 > 0) __syncthreads();  // the tile is still being read
-    if (a.x_by_vectors) {
-      load_tile(channel0);
-    } else {
-      load_tile_by_elements(channel0, k_blocks);
-    }
+    if (a.x_by_vectors) load_tile(channel0);
     if (channel0 == 0) {
 #pragma unroll
       for (int slot = 0; slot < Traits::kSlots - 1; ++slot) fetch(slot * Traits::kStageBytes);
-    } else {
+    } else if (a.x_by_vectors) {
       close_copies();
-      wait_copies<0>();  // the tile is the youngest group
+      wait_copies<0>();
+    }
+    if (!a.x_by_vectors) load_tile_by_elements(channel0, k_blocks);
+  }
+
+  // Blocks of k_channels that a tile with this many channels left to read has; no channels at all are one of padding.
+  static __device__ __forceinline__ int k_blocks_of(int channels) {
+    const int inside = min(channels, Traits::kTileChannels);
+    return max((inside + Traits::kChannelsPerK - 1) / Traits::kChannelsPerK, 1);
+  }
+
+  // All steps of the tile in shared memory. `fetch_next` asks for a stage of weights into the slot given to it.
+  template <class Fetch>
+  __device__ __forceinline__ void walk(int k_blocks, RingPlace& at, Fetch fetch_next) {
+    constexpr uint32_t kLastSlot = (Traits::kSlots - 1) * Traits::kStageBytes;
+    const uint32_t b_lane = ring + warp_n * kTiles * 256 + lane * (kTiles == 1 ? 8 : 16);
+    const uint32_t a_row = tile + warp_y * kRows * Traits::kRowBytes;
+    const int k_end = 32 * k_blocks;
+#pragma unroll 1
+    for (int dx = 0; dx < 3; ++dx) {
+      const int c = warp_x * 16 + (lane & 15) + dx;
+      const uint32_t a_pixel = computed(a_row + c * Traits::kPixelBytes);
+      const uint32_t key = computed(swizzle_key<Traits>(c) << 4 ^ (lane & 16));
+      int k_bytes = 0;  // into the channels of a pixel
+#pragma unroll 1
+      do {
+        wait_copies<Traits::kSlots - 2>();
+        __syncthreads();
+        fetch_next(at.free_slot);
+        const uint32_t b_from = b_lane + at.slot;
+        multiply<0>(a_pixel + (k_bytes ^ key), b_from);
+        if constexpr (Traits::kPerStage == 2)
+          if (k_bytes + 32 < k_end) multiply<Traits::kKBytes>(a_pixel + ((k_bytes + 32) ^ key), b_from);
+        at.free_slot = at.slot;
+        at.slot = at.slot == kLastSlot ? 0 : at.slot + Traits::kStageBytes;
+        k_bytes += 32 * Traits::kPerStage;
+      } while (k_bytes < k_end);
     }
   }
 
   __device__ __forceinline__ void convolve() {
-    constexpr uint32_t kLastSlot = (Traits::kSlots - 1) * Traits::kStageBytes;
-    const uint32_t b_lane = ring + warp_n * kTiles * 256 + lane * (kTiles == 1 ? 8 : 16);
-    const uint32_t a_row = tile + warp_y * kRows * Traits::kRowBytes;
-    uint32_t slot = 0, free_slot = kLastSlot;
+    RingPlace at{0, (Traits::kSlots - 1) * Traits::kStageBytes};
     int channel0 = 0;
 #pragma unroll 1
     do {
-      const int channels = min(a.c_in - channel0, Traits::kTileChannels);
-      const int k_blocks = max((channels + Traits::kChannelsPerK - 1) / Traits::kChannelsPerK, 1);
-      const int k_end = 32 * k_blocks;
+      const int k_blocks = k_blocks_of(a.c_in - channel0);
       load(channel0, k_blocks);
-#pragma unroll 1
-      for (int dx = 0; dx < 3; ++dx) {
-        const int c = warp_x * 16 + (lane & 15) + dx;
-        const uint32_t a_pixel = a_row + c * Traits::kPixelBytes;
-        const int key = swizzle_key<Traits>(c) << 4 ^ (lane & 16);
-        int k_bytes = 0;  // into the channels of a pixel
-#pragma unroll 1
-        do {
-          wait_copies<Traits::kSlots - 2>();
-          __syncthreads();
-          fetch(free_slot);
-          const uint32_t b_from = b_lane + slot;
-          multiply<0>(a_pixel + (k_bytes ^ key), b_from);
-          if constexpr (Traits::kPerStage == 2)
-            if (k_bytes + 32 < k_end) multiply<Traits::kKBytes>(a_pixel + ((k_bytes + 32) ^ key), b_from);
-          free_slot = slot;
-          slot = slot == kLastSlot ? 0 : slot + Traits::kStageBytes;
-          k_bytes += 32 * Traits::kPerStage;
-        } while (k_bytes < k_end);
-      }
+      walk(k_blocks, at, [this](uint32_t slot) { fetch(slot); });
       channel0 += Traits::kTileChannels;
     } while (channel0 < a.c_in);
   }
@@ -400,30 +452,30 @@ struct ConvBlock {
   // Pixels of this lane: row `row`, columns x_of() and x_of() + 8 (sums 0, 1 and 2, 3).
   __device__ __forceinline__ int y_of(int row) const { return y0 + warp_y * kRows + row; }
   __device__ __forceinline__ int x_of() const { return x0 + warp_x * 16 + (lane >> 2); }
-  __device__ __forceinline__ bool inside(int row, int half) const { return y_of(row) < a.h && x_of() + 8 * half < a.w; }
-  __device__ __forceinline__ int64_t output_image() const { return image * a.h * a.w * a.c_out; }
+  __device__ __forceinline__ bool inside(int row, int half) const {
+    return y_of(row) < a.h && x_of() + 8 * half < x_end;
+  }
 
-  // Bytes from out (and residual) to the column at pixel (y, x).
-  __device__ __forceinline__ int64_t output_offset(int y, int x, int column) const {
-    const int sub_row = column / a.run;
-    const int64_t line = static_cast<int64_t>(a.w) * a.run;
-    return (output_image() + (static_cast<int64_t>(y) * a.r + sub_row) * line + static_cast<int64_t>(x) * a.run +
-            (column - sub_row * a.run)) *
+  // Bytes from an output (residual, kept) to the column at pixel (y, x), where `run` columns are neighbours.
+  __device__ __forceinline__ int64_t output_offset(int y, int x, int column, int run) const {
+    const int sub_row = column / run;
+    const int64_t line = static_cast<int64_t>(a.w) * run;
+    return (((image * a.h + y) * a.r + sub_row) * line + static_cast<int64_t>(x) * run + (column - sub_row * run)) *
            kBytes;
   }
 
   // The stores of n-tiles kFirst .. kFirst + kSize - 1, which give the lane 2 * kSize neighbouring columns.
   template <bool kPlainRelu, int kFirst, int kSize>
-  __device__ __forceinline__ void store_group() const {
+  __device__ __forceinline__ void store_group(char* out, const char* added) const {
     constexpr int kWords = kSize * kBytes / 2;
     const int64_t line = static_cast<int64_t>(a.w) * a.c_out * kBytes, right = 8LL * a.run * kBytes;
     const int column = column_of(kFirst);
-    const int64_t offset = output_offset(y_of(0), x_of(), column);
+    const int64_t offset = output_offset(y_of(0), x_of(), column, a.run);
     // Rows of the warp before the image ends, if the column and the pixel are inside at all.
     const int rows = column < a.c_out ? a.h - y_of(0) : 0;
-    const int limits[2] = {x_of() < a.w ? rows : 0, x_of() + 8 < a.w ? rows : 0};
-    char* to = a.out + offset;
-    const char* residual = a.residual + offset;
+    const int limits[2] = {x_of() < x_end ? rows : 0, x_of() + 8 < x_end ? rows : 0};
+    char* to = out + offset;
+    const char* residual = added + offset;
     unroll<kRows>([&](auto i) {
       constexpr int kRow = decltype(i)::value;
 #pragma unroll
@@ -433,12 +485,12 @@ struct ConvBlock {
         for (int e = 0; e < 2 * kSize; ++e) values[e] = sums[kRow][kFirst + e / 2][2 * half + e % 2];
         uint32_t words[kWords];
         if constexpr (!kPlainRelu) {
-          if (a.residual != nullptr) {
-            float added[2 * kSize];
+          if (added != nullptr) {
+            float more[2 * kSize];
             load_global_below<kRow>(words, half == 0 ? residual : residual + right, limits[half]);
-            widen<Math>(added, words);
+            widen<Math>(more, words);
 #pragma unroll
-            for (int e = 0; e < 2 * kSize; ++e) values[e] += added[e];
+            for (int e = 0; e < 2 * kSize; ++e) values[e] += more[e];
           }
         }
         narrow<Math, kPlainRelu>(words, values);
@@ -450,134 +502,232 @@ struct ConvBlock {
   }
 
   template <bool kPlainRelu>
-  __device__ __forceinline__ void store_vectors() const {
+  __device__ __forceinline__ void store_vectors(char* out, const char* added) const {
     constexpr int kWhole = kTiles / Traits::kGroup;
-    unroll<kWhole>([&](auto i) { store_group<kPlainRelu, decltype(i)::value * Traits::kGroup, Traits::kGroup>(); });
+    unroll<kWhole>(
+        [&](auto i) { store_group<kPlainRelu, decltype(i)::value * Traits::kGroup, Traits::kGroup>(out, added); });
     if constexpr (kWhole * Traits::kGroup < kTiles)
-      store_group<kPlainRelu, kWhole * Traits::kGroup, kTiles - kWhole * Traits::kGroup>();
-  }
-
-  __device__ __forceinline__ void store_scattered() const {
-#pragma unroll
-    for (int e = 0; e < 2 * kTiles; ++e) {
-      const int column = column_of(e / 2) + e % 2;
-      const int64_t offset = output_offset(y_of(0), x_of(), column);
-#pragma unroll
-      for (int row = 0; row < kRows; ++row)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          if (column >= a.c_out || !inside(row, half)) continue;
-          const int64_t at = offset + (static_cast<int64_t>(row) * a.w * a.c_out + 8LL * half * a.run) * kBytes;
-          const float v = sums[row][e / 2][2 * half + e % 2];
-          const float residual =
-              a.residual == nullptr ? 0.0f : to_float(*reinterpret_cast<const Element*>(a.residual + at));
-          *reinterpret_cast<Element*>(a.out + at) = from_float<Element>(v + residual);
-        }
-    }
-  }
-
-  // Moves the rows of out that belong to the tile: residual to shared memory, or shared memory to out.
-  template <bool kIn>
-  __device__ __forceinline__ void move_staged() const {
-    const int rows = min(Traits::kRows, a.h - y0) * a.r;
-    const int bytes = min(Traits::kWidth, a.w - x0) * a.run * kBytes;
-    const int64_t line = static_cast<int64_t>(a.w) * a.run * kBytes;
-    const int64_t first =
-        output_image() * kBytes + static_cast<int64_t>(y0) * a.r * line + static_cast<int64_t>(x0) * a.run * kBytes;
-#pragma unroll 1
-    for (int row = warp; row < rows; row += Traits::kWarps) {
-      const int64_t global = first + row * line;
-      const int shared = row * a.staged_pitch;
-      if (a.out_by_vectors) {
-#pragma unroll 1
-        for (int at = lane * 16; at < bytes; at += 32 * 16) {
-          uint32_t words[4];
-          if constexpr (kIn) {
-            load_global_below<0>(words, a.residual + global + at, 1);
-            store_shared(tile + shared + at, words);
-          } else {
-            load_shared(words, tile + shared + at);
-            store_global_below<0>(a.out + global + at, words, 1);
-          }
-        }
-      } else {
-#pragma unroll 1
-        for (int at = lane * kBytes; at < bytes; at += 32 * kBytes) {
-          Element* staged = reinterpret_cast<Element*>(memory + shared + at);
-          if constexpr (kIn) {
-            *staged = *reinterpret_cast<const Element*>(a.residual + global + at);
-          } else {
-            *reinterpret_cast<Element*>(a.out + global + at) = *staged;
-          }
-        }
-      }
-    }
+      store_group<kPlainRelu, kWhole * Traits::kGroup, kTiles - kWhole * Traits::kGroup>(out, added);
   }
 
   // The sums of this lane into the staged rows, by pieces of kPiece neighbouring columns.
   template <int kPiece>
   __device__ __forceinline__ void stage_sums() const {
-    struct alignas(kPiece * kBytes) Piece {
-      Element of[kPiece];
-    };
+    constexpr int kPieceBytes = kPiece * kBytes;
     const int line = a.r * a.staged_pitch, right = 8 * a.run * kBytes;
-#pragma unroll
-    for (int e = 0; e < 2 * kTiles; e += kPiece) {
-      const int column = column_of(e / 2) + e % 2;
-      if (column >= a.c_out) continue;
+    unroll<2 * kTiles / kPiece>([&](auto i) {
+      constexpr int kFirst = decltype(i)::value * kPiece;
+      const int column = column_of(kFirst / 2) + kFirst % 2;
+      if (column >= a.c_out) return;
       const int sub_row = column / a.run;
-      char* to = memory + warp_y * kRows * line + sub_row * a.staged_pitch +
-                 ((warp_x * 16 + (lane >> 2)) * a.run + column - sub_row * a.run) * kBytes;
+      uint32_t to = tile + warp_y * kRows * line + sub_row * a.staged_pitch +
+                    ((warp_x * 16 + (lane >> 2)) * a.run + column - sub_row * a.run) * kBytes;
 #pragma unroll
       for (int row = 0; row < kRows; ++row, to += line)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          Piece* at = reinterpret_cast<Piece*>(half == 0 ? to : to + right);
           float values[kPiece];
 #pragma unroll
-          for (int i = 0; i < kPiece; ++i) values[i] = sums[row][(e + i) / 2][2 * half + (e + i) % 2];
-          if (a.residual != nullptr && inside(row, half)) {
-            const Piece added = *at;
-#pragma unroll
-            for (int i = 0; i < kPiece; ++i) values[i] += to_float(added.of[i]);
-          }
-          if constexpr (kPiece * kBytes >= 4) {
-            alignas(kPiece * kBytes) uint32_t words[kPiece * kBytes / 4];
-            narrow<Math, false>(words, values);
-            *at = *reinterpret_cast<const Piece*>(words);
+          for (int e = 0; e < kPiece; ++e) values[e] = sums[row][(kFirst + e) / 2][2 * half + (kFirst + e) % 2];
+          if constexpr (kPieceBytes == 2) {
+            store_shared16(half == 0 ? to : to + right, Math::narrow2(values[0], values[0]));
           } else {
-            at->of[0] = from_float<Element>(values[0]);
+            uint32_t words[kPieceBytes / 4];
+            narrow<Math, false>(words, values);
+            store_shared(half == 0 ? to : to + right, words);
           }
         }
+    });
+  }
+
+  // The staged rows to an output, with the residual added to what was rounded, as separate operators do it.
+  __device__ __forceinline__ void move_staged(char* to, const char* residual) const {
+    const int rows = min(Traits::kRows, a.h - y0) * a.r;
+    const int bytes = (x_end - x0) * a.run * kBytes;
+    const int64_t line = static_cast<int64_t>(a.w) * a.run * kBytes, corner = output_offset(y0, x0, 0, a.run);
+#pragma unroll 1
+    for (int row = warp; row < rows; row += Traits::kWarps) {
+      const int64_t global = corner + row * line;
+      const int shared = row * a.staged_pitch;
+      if (a.rows_by_vectors) {
+#pragma unroll 1
+        for (int at = lane * 16; at < bytes; at += 32 * 16) {
+          uint32_t words[4];
+          load_shared(words, tile + shared + at);
+          if (residual != nullptr) {
+            uint32_t more[4];
+            float values[Traits::kChunkChannels], added[Traits::kChunkChannels];
+            load_global_below<0>(more, residual + global + at, 1);
+            widen<Math>(values, words);
+            widen<Math>(added, more);
+#pragma unroll
+            for (int e = 0; e < Traits::kChunkChannels; ++e) values[e] += added[e];
+            narrow<Math, false>(words, values);
+          }
+          store_global_below<0>(to + global + at, words, 1);
+        }
+      } else {
+#pragma unroll 1
+        for (int at = lane * kBytes; at < bytes; at += 32 * kBytes) {
+          Element value = *reinterpret_cast<const Element*>(memory + shared + at);
+          if (residual != nullptr)
+            value = from_float<Element>(to_float(value) +
+                                        to_float(*reinterpret_cast<const Element*>(residual + global + at)));
+          *reinterpret_cast<Element*>(to + global + at) = value;
+        }
+      }
     }
   }
 
-  __device__ __forceinline__ void store_staged() const {
+  __device__ __forceinline__ void store_staged(char* to, const char* residual) const {
     __syncthreads();  // the input tile is dead only when every warp has read it
-    if (a.residual != nullptr) {
-      move_staged<true>();
-      __syncthreads();
-    }
-    constexpr int kWidest = kBytes == 2 && kTiles % 2 == 0 ? 4 : 2;
-    if (a.run % kWidest == 0) {
-      stage_sums<kWidest>();
-    } else if (a.run % 2 == 0) {
-      stage_sums<2>();
+    constexpr int kWide = kBytes == 2 && Traits::kColumns >= 32 ? 4 : 2;
+    if (a.run % kWide == 0) {
+      stage_sums<kWide>();
     } else {
       stage_sums<1>();
     }
     __syncthreads();
-    move_staged<false>();
+    move_staged(to, residual);
+  }
+
+  // Assembled outputs: sums lie in shared memory by pixel and position, which is their place among the n-tiles of the
+  // block. Positions come in pairs, permuted by a key of the pixel, so that the stores of a warp hit all banks.
+  static __device__ __forceinline__ int sum_key(int pixel) {
+    if constexpr (Traits::kColumns % 32 == 0) return (pixel & 3) << 3;
+    return Traits::kColumns == 8 ? 0 : (pixel & 2) << 2;
+  }
+  static constexpr int kListed = kConvListed;  // output channels that are looked up at a time
+  __device__ __forceinline__ int* assembled_places() const {
+    return reinterpret_cast<int*>(memory + Traits::kRows * Traits::kWidth * Traits::kColumns * 4);
+  }
+
+  __device__ __forceinline__ void share_sums() const {
+    const int pixel = warp_y * kRows * Traits::kWidth + warp_x * 16 + (lane >> 2);
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      const int position = (warp_n * kTiles + t) * 8 + 2 * (lane & 3);
+      float* to = reinterpret_cast<float*>(memory) + pixel * Traits::kColumns + (position ^ sum_key(pixel));
+#pragma unroll
+      for (int row = 0; row < kRows; ++row)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          *reinterpret_cast<float2*>(to + (row * Traits::kWidth + 8 * half) * Traits::kColumns) =
+              make_float2(sums[row][t][2 * half], sums[row][t][2 * half + 1]);
+    }
+  }
+
+  // Where the sums of channels first .. first + kListed - 1 of the output lie; kNoColumn, or kOtherBlock.
+  static constexpr int kNoColumn = -1, kOtherBlock = -2;
+  __device__ __forceinline__ void list_places(int first, bool listed) const {
+    const int begin = column_block * Traits::kColumns;
+    if (thread < kListed) assembled_places()[thread] = kNoColumn;
+    __syncthreads();
+    const auto set = [&](int column, int position) {
+      const int64_t place = (listed ? a.out_channels[column] : column) - first;
+      if (place >= 0 && place < kListed) assembled_places()[place] = position;
+    };
+    if (thread < Traits::kColumns) {
+      constexpr int kWarpColumns = kTiles * 8;
+      const int column =
+          begin + thread / kWarpColumns * kWarpColumns + thread % 2 +
+          conv_warp_column(thread / 8 % kTiles, thread % 8 / 2, kTiles, Traits::kGroup, a.store != ConvStore::vectors);
+      if (column < a.c_out) set(column, thread);
+    }
+    if (listed) {
+#pragma unroll 1
+      for (int column = thread; column < a.c_out; column += Traits::kThreads)
+        if (column < begin || column >= begin + Traits::kColumns) set(column, kOtherBlock);
+    }
+    __syncthreads();
+  }
+
+  // kUnit channels of the pixels first_pixel, first_pixel + step, ... of the tile; a step keeps the key.
+  template <int kUnit>
+  __device__ __forceinline__ void assemble(char* to, const char* residual, int channel, int run,
+                                           const int (&places)[kUnit], int first_pixel, int step) const {
+    constexpr int kWords = kUnit * kBytes / 4, kEnd = Traits::kRows * Traits::kWidth;
+    const int64_t corner = output_offset(y0, x0, channel, run);
+    const int64_t line = static_cast<int64_t>(a.w) * a.r * run * kBytes, right = static_cast<int64_t>(run) * kBytes;
+    int from[kUnit];  // bytes from the sums of a pixel
+#pragma unroll
+    for (int e = 0; e < kUnit; ++e) from[e] = places[e] < 0 ? -1 : (places[e] ^ sum_key(first_pixel)) * 4;
+#pragma unroll 1
+    for (int pixel = first_pixel; pixel < kEnd; pixel += step) {
+      const int row = pixel / Traits::kWidth, c = pixel % Traits::kWidth;
+      if (y0 + row >= a.h || x0 + c >= x_end) continue;
+      const int64_t at = corner + row * line + c * right;
+      const uint32_t pixel_sums = tile + pixel * Traits::kColumns * 4;
+      float values[kUnit] = {};
+      if constexpr (kUnit > 1) {
+        uint32_t words[kWords];
+        load_global_below<0>(words, residual + at, residual == nullptr ? 0 : 1);
+        widen<Math>(values, words);
+      } else if (residual != nullptr) {
+        values[0] = to_float(*reinterpret_cast<const Element*>(residual + at));
+      }
+#pragma unroll
+      for (int e = 0; e < kUnit; ++e) values[e] += load_shared_at(pixel_sums, from[e]);
+      if constexpr (kUnit > 1) {
+        uint32_t words[kWords];
+        narrow<Math, false>(words, values);
+        store_global_below<0>(to + at, words, 1);
+      } else {
+        *reinterpret_cast<Element*>(to + at) = from_float<Element>(values[0]);
+      }
+    }
+  }
+
+  // With `listed`, columns go to out_channels.
+  __device__ __forceinline__ void store_assembled(char* to, const char* residual, bool listed) const {
+    constexpr int kVector = Traits::kChunkChannels;
+    __syncthreads();  // the input tile is dead only when every warp has read it
+    share_sums();
+    const int columns_begin = column_block * Traits::kColumns;
+    const int begin = listed ? 0 : columns_begin;
+    const int end = listed ? a.c_total : min(columns_begin + Traits::kColumns, a.c_out);
+    const int run = listed ? a.c_total : a.run;
+    // Lanes take neighbouring vectors of a pixel, or neighbouring channels: 32 of them, then the next 32.
+    const bool by_vectors = listed ? a.listed_by_vectors : a.store == ConvStore::vectors;
+    const int units = by_vectors ? kListed / kVector : 32;
+    const int place = thread % units * (by_vectors ? kVector : 1), first_pixel = thread / units;
+    const int singles = by_vectors ? kVector : kListed / 32, next_single = by_vectors ? 1 : 32;
+    const int least = listed && column_block == 0 ? kNoColumn : 0;
+#pragma unroll 1
+    for (int first = begin; first < end; first += kListed) {
+      if (first > begin) __syncthreads();  // the list is still being read
+      list_places(first, listed);
+      if (by_vectors) {
+        int places[kVector];
+        bool all = first + place < end;
+#pragma unroll
+        for (int e = 0; e < kVector; ++e) {
+          places[e] = assembled_places()[place + e];
+          all = all && places[e] >= least;
+        }
+        if (all) {
+          assemble(to, residual, first + place, run, places, first_pixel, Traits::kThreads / units);
+          continue;
+        }
+      }
+#pragma unroll 1
+      for (int i = place; i < place + singles * next_single; i += next_single) {
+        const int single[1] = {assembled_places()[i]};
+        if (first + i < end && single[0] >= least)
+          assemble(to, residual, first + i, run, single, first_pixel, Traits::kThreads / units);
+      }
+    }
   }
 
   __device__ __forceinline__ void finish() {
-    if (a.store == ConvStore::vectors && a.activation == Activation::relu && a.residual == nullptr && a.scale == 1.0f)
-      return store_vectors<true>();
+    if (a.plain_relu) return store_vectors<true>(a.out, nullptr);
+    if (a.kept != nullptr) store_assembled(a.kept, nullptr, false);
     activate();
     scale();
-    if (a.store == ConvStore::vectors) return store_vectors<false>();
-    if (a.store == ConvStore::staged) return store_staged();
-    store_scattered();
+    const bool listed = a.out_channels != nullptr;
+    if (listed || a.store == ConvStore::assembled) return store_assembled(a.out, a.residual, listed);
+    if (a.store == ConvStore::vectors) return store_vectors<false>(a.out, a.residual);
+    store_staged(a.out, a.residual);
   }
 };
 

@@ -17,19 +17,24 @@ template <class Traits>
 cudaError_t launch_tiles(const Conv3x3& p, const ConvArguments& arguments, cudaStream_t stream) {
   const int64_t grid_x = ceil_div(p.w, Traits::kWidth) * arguments.column_blocks, grid_y = ceil_div(p.h, Traits::kRows);
   if (grid_x > kMaxGridX || grid_y > kMaxGridYZ) return cudaErrorInvalidConfiguration;
-  const int staged =
-      arguments.store == ConvStore::staged ? Traits::kRows * static_cast<int>(p.r) * arguments.staged_pitch : 0;
-  const int shared = staged > Traits::kSharedBytes ? staged : Traits::kSharedBytes;
+  const bool listed = p.out_channels != nullptr;
+  int shared = Traits::kSharedBytes;
+  const auto at_least = [&shared](int bytes) { shared = bytes > shared ? bytes : shared; };
+  if (arguments.store == ConvStore::staged) at_least(Traits::kRows * static_cast<int>(p.r) * arguments.staged_pitch);
+  if (arguments.store == ConvStore::assembled || conv_assembles(p))
+    at_least(conv_assembled_bytes(Traits::kColumns, Traits::kRows));
   const auto kernel = conv3x3_kernel<Traits>;
   const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
   if (allowed != cudaSuccess) return allowed;
   ConvArguments part = arguments;
   for (int64_t n = 0; n < p.n; n += kMaxGridYZ) {
     const int64_t images = p.n - n < kMaxGridYZ ? p.n - n : kMaxGridYZ;
-    const int64_t pixels = n * p.h * p.w;
-    part.x = arguments.x + pixels * p.c_in * Traits::Math::kBytes;
-    part.out = arguments.out + pixels * p.c_out * Traits::Math::kBytes;
-    if (arguments.residual != nullptr) part.residual = arguments.residual + pixels * p.c_out * Traits::Math::kBytes;
+    const int64_t pixel_bytes = n * p.h * p.w * Traits::Math::kBytes;
+    const int64_t out_bytes = pixel_bytes * (listed ? p.c_total : p.c_out);
+    part.x = arguments.x + n * arguments.x_bytes.n;
+    part.out = arguments.out + out_bytes;
+    if (arguments.residual != nullptr) part.residual = arguments.residual + out_bytes;
+    if (arguments.kept != nullptr) part.kept = arguments.kept + pixel_bytes * p.c_out;
     const dim3 grid(static_cast<unsigned>(grid_x), static_cast<unsigned>(grid_y), static_cast<unsigned>(images));
     kernel<<<grid, Traits::kThreads, shared, stream>>>(part);
     const cudaError_t error = cudaGetLastError();
@@ -44,6 +49,9 @@ inline bool on_vectors(const void* pointer) { return reinterpret_cast<uintptr_t>
 inline ConvArguments conv_arguments(const Conv3x3& p, const Conv3x3Layout& layout) {
   const int bytes = layout.element_bytes;
   const int64_t run = conv_run(layout), width = conv_tile_width(layout.columns);
+  const bool listed = p.out_channels != nullptr;
+  const auto whole = [bytes](int64_t elements) { return elements * bytes % 16 == 0; };
+  const auto size = [](int64_t stride) { return stride < 0 ? -stride : stride; };
   ConvArguments a{};
   a.x = static_cast<const char*>(p.x);
   a.weights = static_cast<const char*>(p.packed);
@@ -51,8 +59,11 @@ inline ConvArguments conv_arguments(const Conv3x3& p, const Conv3x3Layout& layou
   a.slope = a.bias + packed_columns(layout);
   a.residual = static_cast<const char*>(p.residual);
   a.out = static_cast<char*>(p.out);
+  a.kept = static_cast<char*>(p.kept);
+  a.in_channels = p.in_channels, a.out_channels = p.out_channels;
+  a.x_bytes = {p.xs.n * bytes, p.xs.c * bytes, p.xs.h * bytes, p.xs.w * bytes};
   a.h = static_cast<int>(p.h), a.w = static_cast<int>(p.w);
-  a.c_in = static_cast<int>(p.c_in), a.c_out = static_cast<int>(p.c_out);
+  a.c_in = static_cast<int>(p.c_in), a.c_out = static_cast<int>(p.c_out), a.c_total = static_cast<int>(p.c_total);
   a.r = static_cast<int>(p.r), a.run = static_cast<int>(run);
   a.column_blocks = layout.column_blocks, a.stages = layout.stages;
   // 32 bytes more than whole vectors: with 48 channels shuffled by 4, the pieces of a warp then hit all banks.
@@ -61,9 +72,16 @@ inline ConvArguments conv_arguments(const Conv3x3& p, const Conv3x3Layout& layou
   a.activation = p.activation;
   a.store = whole_vectors(layout)       ? ConvStore::vectors
             : layout.column_blocks == 1 ? ConvStore::staged
-                                        : ConvStore::scattered;
-  a.x_by_vectors = p.c_in * bytes % 16 == 0 && on_vectors(p.x);
-  a.out_by_vectors = p.w * run * bytes % 16 == 0 && on_vectors(p.out) && on_vectors(p.residual);
+                                        : ConvStore::assembled;
+  a.plain_relu = a.store == ConvStore::vectors && p.activation == Activation::relu && p.residual == nullptr &&
+                 p.kept == nullptr && !listed && p.scale == 1.0f;
+  // Strides of dimensions of size 1 say nothing.
+  a.x_by_vectors = p.in_channels == nullptr && p.xs.c == 1 && whole(p.c_in) && (p.n == 1 || whole(p.xs.n)) &&
+                   (p.h == 1 || whole(p.xs.h)) && (p.w == 1 || whole(p.xs.w)) && on_vectors(p.x);
+  a.lanes_along_w = size(p.xs.w) < size(p.xs.c) || p.c_in * bytes <= 32;
+  const bool outputs = on_vectors(p.out) && on_vectors(p.residual);
+  a.rows_by_vectors = whole(p.w * run) && outputs;
+  a.listed_by_vectors = listed && whole(p.c_total) && outputs;
   return a;
 }
 

@@ -73,9 +73,19 @@ cudaError_t launch(const Conv3x3Pack& p, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
+// The same weight seen with its channels exchanged and its taps in reverse is a matter of strides.
+Conv3x3Pack turned(Conv3x3Pack p) {
+  if (!p.transposed) return p;
+  const int64_t last = 2 * (p.strides.h + p.strides.w) * p.layout.element_bytes;
+  p.weight = static_cast<const char*>(p.weight) + last;
+  p.strides = {p.strides.c, p.strides.n, -p.strides.h, -p.strides.w};
+  return p;
+}
+
 }  // namespace
 
-cudaError_t launch_conv3x3_pack(const Conv3x3Pack& problem, cudaStream_t stream) {
+cudaError_t launch_conv3x3_pack(const Conv3x3Pack& given, cudaStream_t stream) {
+  const Conv3x3Pack problem = turned(given);
   switch (problem.dtype) {
     case DType::bf16: return launch<__nv_bfloat16>(problem, stream);
     case DType::f16: return launch<__half>(problem, stream);

@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 namespace vsr::cuda {
 
@@ -25,6 +26,26 @@ __device__ __forceinline__ __half from_float<__half>(float v) {
 template <>
 __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float v) {
   return __float2bfloat16_rn(v);
+}
+
+// One of the two 16-bit elements of a word, and a word of two.
+template <class Element>
+__device__ __forceinline__ float half_of(uint32_t word, bool upper) {
+  if constexpr (std::is_same_v<Element, __nv_bfloat16>) {
+    return __uint_as_float(upper ? word & 0xffff0000u : word << 16);
+  } else {
+    return __half2float(__ushort_as_half(static_cast<unsigned short>(upper ? word >> 16 : word)));
+  }
+}
+template <class Element>
+__device__ __forceinline__ uint32_t halves(float lower, float upper) {
+  if constexpr (std::is_same_v<Element, __nv_bfloat16>) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(lower, upper);
+    return *reinterpret_cast<const uint32_t*>(&pair);
+  } else {
+    const __half2 pair = __floats2half2_rn(lower, upper);
+    return *reinterpret_cast<const uint32_t*>(&pair);
+  }
 }
 
 // As PyTorch's: NaN stays NaN.

@@ -26,13 +26,33 @@ __device__ __forceinline__ void load_matrices(uint32_t (&a)[4], uint32_t address
                : "memory");
 }
 
+// The same, each matrix transposed: operands whose depth runs along the rows of memory.
+template <int kOffset>
+__device__ __forceinline__ void load_matrices_transposed(uint32_t (&a)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4 + %5];"
+               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+               : "r"(address), "n"(kOffset)
+               : "memory");
+}
+
+// Two matrices, whose row addresses the first sixteen lanes give.
+template <int kOffset>
+__device__ __forceinline__ void load_matrices_transposed(uint32_t (&b)[2], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2 + %3];"
+               : "=r"(b[0]), "=r"(b[1])
+               : "r"(address), "n"(kOffset)
+               : "memory");
+}
+
 struct MathBf16 {
   using Element = __nv_bfloat16;
   static constexpr int kCapability = 80;  // of the oldest device that has it
   static constexpr int kBytes = 2;
   static constexpr int kParts = 1;
+  static constexpr uint32_t kOnes = 0x3f803f80;  // two elements
 
-  static __device__ __forceinline__ void split(uint32_t (&)[1][4]) {}
+  template <int kCount>
+  static __device__ __forceinline__ void split(uint32_t (&)[1][kCount]) {}
   static __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[1][4], const uint32_t (&b)[1][2]) {
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
@@ -60,8 +80,10 @@ struct MathF16 {
   static constexpr int kCapability = 75;  // of the oldest device that has it
   static constexpr int kBytes = 2;
   static constexpr int kParts = 1;
+  static constexpr uint32_t kOnes = 0x3c003c00;  // two elements
 
-  static __device__ __forceinline__ void split(uint32_t (&)[1][4]) {}
+  template <int kCount>
+  static __device__ __forceinline__ void split(uint32_t (&)[1][kCount]) {}
   static __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[1][4], const uint32_t (&b)[1][2]) {
 #if __CUDA_ARCH__ >= 800
     asm volatile(
@@ -117,9 +139,10 @@ struct MathTf32 {
   static constexpr int kBytes = 4;
   static constexpr int kParts = 1;
 
-  static __device__ __forceinline__ void split(uint32_t (&a)[1][4]) {
+  template <int kCount>
+  static __device__ __forceinline__ void split(uint32_t (&a)[1][kCount]) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) a[0][i] = round_to_tf32(__uint_as_float(a[0][i]));
+    for (int i = 0; i < kCount; ++i) a[0][i] = round_to_tf32(__uint_as_float(a[0][i]));
   }
   static __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[1][4], const uint32_t (&b)[1][2]) {
     multiply_tf32(d, a[0], b[0]);
@@ -134,9 +157,10 @@ struct MathTf32x3 {
   static constexpr int kBytes = 4;
   static constexpr int kParts = 2;
 
-  static __device__ __forceinline__ void split(uint32_t (&a)[2][4]) {
+  template <int kCount>
+  static __device__ __forceinline__ void split(uint32_t (&a)[2][kCount]) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < kCount; ++i) {
       const float whole = __uint_as_float(a[0][i]);
       a[0][i] = round_to_tf32(whole);
       const float rest = whole - __uint_as_float(a[0][i]);

@@ -8,9 +8,14 @@
 //     serves the r * r vectors that a thread reads one after the other.
 //   contiguous: V neighbouring pixels of one output channel and one sub-row i. The packed side holds r planes with one
 //     vector each; the other side V * r neighbouring elements, i.e. r vectors. Threads run over the row first.
-// The transposition between the two happens in registers: the loops are unrolled, so that no index is dynamic. Where
-// the sizes or addresses do not allow vectors of 16 bytes, or r is not 2, 3 or 4, a second kernel moves single
-// elements.
+// The transposition between the two happens in registers: the loops are unrolled, so that no index is dynamic.
+// Where the sizes or addresses do not allow that, or r is not 2, 3 or 4:
+//   channels_last, such as 48 channels that become 3: a block stages a stretch of one row of pixels in shared memory.
+//   On
+//     the packed side the stretch is one run of memory, on the other side one run in each of r rows; both are moved in
+//     vectors of 16 bytes where their addresses allow it. One barrier lies between the two; a thread finds its place
+//     in the stretch by one division per vector and walks on from there.
+//   contiguous, or a pixel that does not fit shared memory: single elements.
 
 #include <cstdint>
 
@@ -102,6 +107,87 @@ __global__ void __launch_bounds__(kThreads) shuffle_contiguous_kernel(PixelShuff
   }
 }
 
+// The place of an element of a shuffled row within the staged stretch of packed pixels.
+struct Walk {
+  int r, c_count, depth;  // depth: elements of a packed pixel
+  int c, j, at;
+
+  __device__ Walk(const PixelShuffle& p, int i, int element)
+      : r(static_cast<int>(p.r)), c_count(static_cast<int>(p.c)) {
+    const int run = r * c_count;
+    depth = run * r;
+    const int pixel = element / run, rest = element - pixel * run;
+    j = rest / c_count, c = rest - j * c_count;
+    at = pixel * depth + (c * r + i) * r + j;
+  }
+
+  __device__ void next() {
+    at += r * r;
+    if (++c < c_count) return;
+    c = 0, at += 1 - depth;
+    if (++j < r) return;
+    j = 0, at += depth - r;
+  }
+};
+
+template <class T, bool kVectors, bool kInverse>
+__global__ void __launch_bounds__(kThreads) shuffle_rows_kernel(PixelShuffle p, int pixels, int stretches) {
+  constexpr int S = kVectors ? Vector<T>::kSize : 1;
+  extern __shared__ int4 shuffle_shared[];
+  T* staged = reinterpret_cast<T*>(shuffle_shared);
+  const int64_t row = blockIdx.x / stretches, x = static_cast<int64_t>(blockIdx.x % stretches) * pixels;
+  const int run = static_cast<int>(p.r * p.c), depth = static_cast<int>(run * p.r);
+  const int count = static_cast<int>(min(static_cast<int64_t>(pixels), p.w - x));
+  const int64_t packed_at = (row * p.w + x) * depth;
+  const auto move_packed = [&] {
+    for (int e = threadIdx.x * S; e < count * depth; e += kThreads * S) {
+      if constexpr (kVectors && kInverse) {
+        store(p.destination, packed_at + e, *reinterpret_cast<const Vector<T>*>(staged + e));
+      } else if constexpr (kVectors) {
+        *reinterpret_cast<Vector<T>*>(staged + e) = load<T>(p.source, packed_at + e);
+      } else if constexpr (kInverse) {
+        static_cast<T*>(p.destination)[packed_at + e] = staged[e];
+      } else {
+        staged[e] = static_cast<const T*>(p.source)[packed_at + e];
+      }
+    }
+  };
+  const auto move_shuffled = [&] {
+    for (int i = 0; i < p.r; ++i) {
+      const int64_t shuffled_at = ((row * p.r + i) * p.w + x) * run;
+      for (int e = threadIdx.x * S; e < count * run; e += kThreads * S) {
+        Walk place(p, i, e);
+        if constexpr (kVectors) {
+          Vector<T> v;
+          if constexpr (kInverse) v = load<T>(p.source, shuffled_at + e);
+#pragma unroll
+          for (int k = 0; k < S; ++k, place.next()) {
+            if constexpr (kInverse) {
+              staged[place.at] = v.lane[k];
+            } else {
+              v.lane[k] = staged[place.at];
+            }
+          }
+          if constexpr (!kInverse) store(p.destination, shuffled_at + e, v);
+        } else if constexpr (kInverse) {
+          staged[place.at] = static_cast<const T*>(p.source)[shuffled_at + e];
+        } else {
+          static_cast<T*>(p.destination)[shuffled_at + e] = staged[place.at];
+        }
+      }
+    }
+  };
+  if constexpr (kInverse) {
+    move_shuffled();
+    __syncthreads();
+    move_packed();
+  } else {
+    move_packed();
+    __syncthreads();
+    move_shuffled();
+  }
+}
+
 // One element per thread, in the order of the destination, so that at least the writes are neighbours.
 template <class T>
 __global__ void __launch_bounds__(kThreads) shuffle_elements_kernel(PixelShuffle p, int64_t units) {
@@ -127,9 +213,10 @@ __global__ void __launch_bounds__(kThreads) shuffle_elements_kernel(PixelShuffle
       static_cast<const T*>(p.source)[p.inverse ? shuffled : packed];
 }
 
+constexpr int64_t kMaxBlocks = 0x7fffffff;  // of grid.x
+
 template <class Kernel>
 cudaError_t launch(Kernel kernel, const PixelShuffle& p, int64_t units, cudaStream_t stream) {
-  constexpr int64_t kMaxBlocks = 0x7fffffff;  // of grid.x
   const int64_t blocks = (units + kThreads - 1) / kThreads;
   if (blocks == 0) return cudaSuccess;
   if (blocks > kMaxBlocks) return cudaErrorInvalidConfiguration;
@@ -152,14 +239,49 @@ cudaError_t launch_vectors(const PixelShuffle& p, cudaStream_t stream) {
                    : launch(shuffle_contiguous_kernel<T, R, false>, p, units, stream);
 }
 
+// How rows of channels_last pixels are staged: pixels at a time (0: one does not fit), and whether in vectors.
+struct Stretch {
+  int64_t pixels;
+  bool vectors;
+};
+
+Stretch choose_stretch(const PixelShuffle& p, bool on_vectors) {
+  constexpr int64_t kMost = 48 << 10, kGood = 16 << 10;
+  // A pixel's run of one row is an odd number of bytes times `part`; that many runs are whole vectors.
+  const int64_t run_bytes = p.r * p.c * p.element_size, pixel_bytes = run_bytes * p.r;
+  const int64_t part = run_bytes & -run_bytes, whole = part >= kVectorBytes ? 1 : kVectorBytes / part;
+  if (pixel_bytes > kMost) return {0, false};
+  const int64_t good = pixel_bytes > kGood ? 1 : kGood / pixel_bytes;
+  const int64_t pixels = good < whole ? whole : good / whole * whole;
+  if (on_vectors && p.w % whole == 0 && pixels * pixel_bytes <= kMost) return {pixels, true};
+  return {good, false};
+}
+
+template <class T>
+cudaError_t launch_rows(const PixelShuffle& p, Stretch stretch, cudaStream_t stream) {
+  const int64_t pixels = stretch.pixels < p.w ? stretch.pixels : p.w;
+  const int64_t stretches = (p.w + pixels - 1) / pixels, blocks = p.n * p.h * stretches;
+  if (blocks > kMaxBlocks) return cudaErrorInvalidConfiguration;
+  const auto kernel = stretch.vectors
+                          ? (p.inverse ? shuffle_rows_kernel<T, true, true> : shuffle_rows_kernel<T, true, false>)
+                          : (p.inverse ? shuffle_rows_kernel<T, false, true> : shuffle_rows_kernel<T, false, false>);
+  const size_t shared = pixels * p.c * p.r * p.r * sizeof(T);
+  kernel<<<static_cast<unsigned>(blocks), kThreads, shared, stream>>>(p, static_cast<int>(pixels),
+                                                                      static_cast<int>(stretches));
+  return cudaGetLastError();
+}
+
 template <class T>
 cudaError_t launch_typed(const PixelShuffle& p, cudaStream_t stream) {
   constexpr int V = Vector<T>::kSize;
-  if ((p.channels_last ? p.c : p.w) % V == 0 && aligned(p.source) && aligned(p.destination)) {
+  const bool on_vectors = aligned(p.source) && aligned(p.destination);
+  if (on_vectors && (p.channels_last ? p.c : p.w) % V == 0) {
     if (p.r == 2) return launch_vectors<T, 2>(p, stream);
     if (p.r == 3) return launch_vectors<T, 3>(p, stream);
     if (p.r == 4) return launch_vectors<T, 4>(p, stream);
   }
+  const Stretch stretch = choose_stretch(p, on_vectors);
+  if (p.channels_last && stretch.pixels > 0 && p.n * p.c * p.h * p.w > 0) return launch_rows<T>(p, stretch, stream);
   return launch(shuffle_elements_kernel<T>, p, p.n * p.c * p.r * p.r * p.h * p.w, stream);
 }
 
