@@ -10,6 +10,7 @@ from . import nn
 from .backend import BackendStatus, backends, cpu_isa, load, use_backend
 from .nn.optimize import optimize
 from .ops import (
+    PackedWeights,
     conv3x3,
     flow_warp,
     merge_rep_branches,
@@ -26,6 +27,7 @@ load(compile_missing=False)
 
 __all__ = [
     "BackendStatus",
+    "PackedWeights",
     "RepBranch",
     "__version__",
     "backends",

@@ -27,6 +27,12 @@ OPERATORS = (
     "sparse_residual_block",
 )
 
+#: Operators on tensor cores, which Turing has for float16 only.
+TENSOR_CORE_OPERATORS = ("conv3x3", "residual_block", "sparse_conv3x3", "sparse_residual_block")
+
+#: Lowest compute capability that is compiled for (build.CUDA_TARGETS), and the first with all kinds of tensor cores.
+LOWEST_CAPABILITY, FULL_CAPABILITY = (7, 5), (8, 0)
+
 
 class BackendStatus(NamedTuple):
     """Whether a backend can be used here, its operators, and the facts or the reason behind it."""
@@ -59,8 +65,8 @@ def load(*, compile_missing: bool = True) -> None:
     compiled objects, since a build cannot happen while tracing.
 
     Args:
-        compile_missing: whether to compile when no installed object is found (a minute; ``VSR_KERNELS_BUILD=none``
-            forbids it).
+        compile_missing: whether to compile when no installed object is found (a minute, for CUDA several;
+            ``VSR_KERNELS_BUILD=none`` forbids it).
     """
     with _state.lock:
         if _state.ready:
@@ -122,19 +128,48 @@ def choose(op: str, x: Tensor) -> str:
     device = x.device.type
     if forced is not None and forced != device:
         raise RuntimeError(f"{op}: use_backend({forced!r}): expected a tensor on {forced}, got one on {device}")
-    if op in _state.kernels.get(device, ()):
+    missing = _missing(op, x)
+    if missing is None:
         return device
     if forced is not None:
-        raise RuntimeError(f"{op}: use_backend({forced!r}): no kernel: {_missing(op, device)}")
-    if (op, device) not in _state.warned and not torch.compiler.is_compiling():
-        _state.warned.add((op, device))
-        warnings.warn(f"vsr_kernels.{op} runs as plain PyTorch on {device}: {_missing(op, device)}", stacklevel=3)
+        raise RuntimeError(f"{op}: use_backend({forced!r}): no kernel: {missing}")
+    if (op, missing) not in _state.warned and not torch.compiler.is_compiling():
+        _state.warned.add((op, missing))
+        warnings.warn(f"vsr_kernels.{op} runs as plain PyTorch on {device}: {missing}", stacklevel=3)
     return "reference"
 
 
-def _missing(op: str, device: str) -> str:
+def _missing(op: str, x: Tensor) -> str | None:
+    """Why there is no kernel of ``op`` for ``x``, or None."""
+    device = x.device.type
+    if op in _state.kernels.get(device, ()):
+        return _unfit(op, x) if device == "cuda" else None
     error = {"cpu": _state.cpu_error, "cuda": _state.cuda_error or _state.cpu_error}.get(device, "no backend for it")
     return error or f"no {device} kernel of {op} exists"
+
+
+def _unfit(op: str, x: Tensor) -> str | None:
+    """Why x's GPU cannot run a kernel of ``op`` that exists, or None."""
+    capability = compute_capability(x.device.index)
+    if capability >= FULL_CAPABILITY:
+        return None
+    number = ".".join(map(str, capability))
+    if capability < LOWEST_CAPABILITY:
+        return f"the GPU has compute capability {number}, the kernels need {'.'.join(map(str, LOWEST_CAPABILITY))}"
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+    if op in TENSOR_CORE_OPERATORS and dtype != torch.float16:
+        name = str(dtype).removeprefix("torch.")
+        return f"the GPU (compute capability {number}) has tensor cores for float16 only, not for {name}"
+    return None
+
+
+@torch.compiler.assume_constant_result
+def compute_capability(index: int | None) -> tuple[int, int]:
+    """Of a GPU; asked only for a tensor that is on one, so that CUDA is never initialised for the question.
+
+    A fake tensor may be on a GPU that is not there: it is traced for one that can do everything.
+    """
+    return torch.cuda.get_device_capability(index) if torch.cuda.is_available() else FULL_CAPABILITY
 
 
 @contextmanager
@@ -170,7 +205,7 @@ def backends() -> dict[str, BackendStatus]:
     cuda_error = _state.cpu_error or _state.cuda_error
     if not cuda_error and not torch.cuda.is_available():
         cuda_error = "no CUDA device is visible"
-    cuda_detail = cuda_error or ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    cuda_detail = cuda_error or ", ".join(_describe(i) for i in range(torch.cuda.device_count()))
     return {
         "cuda": BackendStatus(not cuda_error, _in_order("cuda"), cuda_detail),
         "cpu": BackendStatus(cpu_ok, _in_order("cpu"), cpu_detail),
@@ -178,14 +213,24 @@ def backends() -> dict[str, BackendStatus]:
     }
 
 
+def _describe(index: int) -> str:
+    """A GPU's name and what it lacks."""
+    name, capability = torch.cuda.get_device_name(index), compute_capability(index)
+    if capability >= FULL_CAPABILITY:
+        return name
+    lack = "no kernels" if capability < LOWEST_CAPABILITY else "convolutions in float16 only"
+    return f"{name} ({lack}: compute capability {'.'.join(map(str, capability))})"
+
+
 def _in_order(device: str) -> tuple[str, ...]:
     return tuple(op for op in OPERATORS if op in _state.kernels[device])
 
 
 def cpu_isa() -> str:
-    """Instruction set of the CPU kernels: ``avx512``, ``avx2`` or ``portable``; ``none`` without compiled kernels.
+    """Instruction set of the CPU kernels: ``avx512_bf16``, ``avx512``, ``avx2`` or ``portable``.
 
     The best one that the CPU has; the environment variable ``VSR_KERNELS_CPU_ISA`` (read once) names a lesser one.
+    ``none`` without compiled kernels.
     """
     load()
     if not _state.kernels["cpu"]:

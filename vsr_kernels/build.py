@@ -38,6 +38,7 @@ SOURCES = {
         "cpu/dispatch.cpp",
         "cpu/kernels_avx2.cpp",
         "cpu/kernels_avx512.cpp",
+        "cpu/kernels_avx512_bf16.cpp",
         "cpu/kernels_portable.cpp",
         "cpu/pixel_shuffle.cpp",
         "cpu/scratch.cpp",
@@ -47,19 +48,30 @@ SOURCES = {
         "torch/warp_cpu.cpp",
     ],
     "_C_cuda": [
+        "cuda/conv3x3.cu",
+        "cuda/conv3x3_bf16.cu",
+        "cuda/conv3x3_epilogue.cu",
+        "cuda/conv3x3_f16.cu",
+        "cuda/conv3x3_f32.cu",
+        "cuda/conv3x3_pack.cu",
+        "cuda/conv3x3_wgrad.cu",
+        "cuda/conv3x3_wgrad_bf16.cu",
+        "cuda/conv3x3_wgrad_f16.cu",
+        "cuda/conv3x3_wgrad_f32.cu",
+        "cuda/flow_warp.cu",
+        "cuda/flow_warp_backward.cu",
         "cuda/pixel_shuffle.cu",
+        "cuda/residual_block.cu",
+        "cuda/residual_block_bf16.cu",
+        "cuda/residual_block_f16.cu",
+        "cuda/thin_net.cu",
+        "cuda/thin_net_bf16.cu",
+        "cuda/thin_net_f16.cu",
+        "torch/conv_cuda.cpp",
         "torch/shuffle_cuda.cpp",
+        "torch/warp_cuda.cpp",
     ],
 }
-
-#: Kernels that no operator calls yet; tests/cuda compiles and runs them.
-UNBOUND = [
-    "cuda/conv3x3.cu",
-    "cuda/conv3x3_bf16.cu",
-    "cuda/conv3x3_f16.cu",
-    "cuda/conv3x3_f32.cu",
-    "cuda/conv3x3_pack.cu",
-]
 
 CXX_FLAGS = [
     "-O3",

@@ -5,11 +5,18 @@
 
 #include <string>
 
+#include "core/conv3x3.h"
 #include "cpu/kernels.h"
 
 namespace {
 
 std::string cpu_isa() { return vsr::cpu::kernels().isa; }
+
+int64_t conv3x3_packed_bytes(int64_t c_in, int64_t c_out, int64_t r, int64_t element_size, bool exact) {
+  // The two 16-bit formats are packed alike.
+  const vsr::DType dtype = element_size == 4 ? vsr::DType::f32 : vsr::DType::f16;
+  return vsr::packed_bytes(vsr::conv3x3_layout(c_in, c_out, r, dtype, exact));
+}
 
 }  // namespace
 
@@ -18,34 +25,59 @@ STABLE_TORCH_LIBRARY(vsr_kernels, m) {
   m.def("pixel_unshuffle(Tensor x, int r) -> Tensor");
 
   m.def("flow_warp(Tensor x, Tensor flow, str interpolation, str padding) -> Tensor");
+  // cat([flow_warp(x, flow), y], 1), or with y first
+  m.def("flow_warp_concat(Tensor x, Tensor flow, Tensor y, bool warp_first, str interpolation, str padding) -> Tensor");
   // -> gradients by x and by flow; an empty tensor where one is not needed
   m.def(
       "flow_warp_backward(Tensor grad, Tensor x, Tensor flow, str interpolation, str padding, bool need_x, "
-      "bool need_flow) -> (Tensor, Tensor)");
+      "bool need_flow, bool deterministic=False) -> (Tensor, Tensor)");
 
-  // residual + scale * pixel_shuffle(act(conv(x))), and the values before the activation (empty unless asked for)
+  // Of the convolutions, all channels_last:
+  // exact: on CUDA, float32 is not rounded to TF32.
+  // packed: on CUDA, what conv3x3_pack made of these very weight, bias, slope, activation, shuffle and exact; packed
+  //   anew, by a launch of its own, where absent.
+
+  // residual + scale * pixel_shuffle(act(conv(x))), and pixel_shuffle(conv(x)) (empty unless asked for)
   m.def(
       "conv3x3(Tensor x, Tensor weight, Tensor? bias, Tensor? slope, float negative_slope, Tensor? residual, "
-      "str activation, float scale, int pixel_shuffle, bool keep_preactivation) -> (Tensor, Tensor)");
+      "str activation, float scale, int pixel_shuffle, bool keep_preactivation, bool exact, Tensor? packed) -> "
+      "(Tensor, Tensor)");
+  // -> gradients of conv(x[:, in_channels]) by x[:, in_channels], weight and bias; an empty tensor where one is not
+  // needed
+  m.def(
+      "conv3x3_backward(Tensor grad, Tensor x, Tensor weight, Tensor? in_channels, bool need_x, bool need_weight, "
+      "bool need_bias, bool exact) -> (Tensor, Tensor, Tensor)");
   // -> gradients by the convolution's sums and by the prelu slope (empty without one). saved: the values before the
-  // activation, or the output if saved_is_output
+  // activation, or the output where that has their sign; in the layout of grad, and unused for the activation none
   m.def(
       "conv3x3_epilogue_backward(Tensor grad, Tensor saved, Tensor? slope, str activation, float negative_slope, "
-      "float scale, int pixel_shuffle, bool saved_is_output) -> (Tensor, Tensor)");
+      "float scale, int pixel_shuffle) -> (Tensor, Tensor)");
+  // CUDA only. -> bytes in the order in which the kernel reads them. transposed: of the gradient by x, whose output
+  // channels are the weight's input channels
+  m.def(
+      "conv3x3_pack(Tensor weight, Tensor? bias, Tensor? slope, float negative_slope, str activation, "
+      "int pixel_shuffle, bool exact, bool transposed) -> Tensor");
+  m.def("conv3x3_packed_bytes(int c_in, int c_out, int pixel_shuffle, int element_size, bool exact) -> int");
   // -> the output, and for the backward what the sign of the activation's derivative needs of the hidden layer: its
   // output for relu and leaky_relu, the values before activation for prelu (empty unless asked for)
   m.def(
       "residual_block(Tensor x, Tensor weight1, Tensor? bias1, Tensor weight2, Tensor? bias2, Tensor? slope, "
-      "float negative_slope, str activation, float scale, bool keep_hidden) -> (Tensor, Tensor)");
+      "float negative_slope, str activation, float scale, bool keep_hidden, bool exact, Tensor? packed1, "
+      "Tensor? packed2) -> (Tensor, Tensor)");
+  // in_channels, out_channels: int64 on the device of x. Their values are checked on the CPU only
   m.def(
       "sparse_conv3x3(Tensor x, Tensor weight, Tensor? bias, Tensor? slope, float negative_slope, Tensor? in_channels, "
-      "Tensor? out_channels, Tensor? residual, str activation, bool keep_preactivation) -> (Tensor, Tensor)");
+      "Tensor? out_channels, Tensor? residual, str activation, bool keep_preactivation, bool exact, Tensor? packed) -> "
+      "(Tensor, Tensor)");
   m.def(
       "sparse_residual_block(Tensor x, Tensor weight1, Tensor? bias1, Tensor weight2, Tensor? bias2, Tensor? slope, "
-      "float negative_slope, Tensor in_channels, Tensor out_channels, str activation, bool keep_hidden) -> (Tensor, "
-      "Tensor)");
+      "float negative_slope, Tensor in_channels, Tensor out_channels, str activation, bool keep_hidden, bool exact, "
+      "Tensor? packed1, Tensor? packed2) -> (Tensor, Tensor)");
 
   m.def("cpu_isa() -> str");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(vsr_kernels, CompositeExplicitAutograd, m) { m.impl("cpu_isa", TORCH_BOX(&cpu_isa)); }
+STABLE_TORCH_LIBRARY_IMPL(vsr_kernels, CompositeExplicitAutograd, m) {
+  m.impl("conv3x3_packed_bytes", TORCH_BOX(&conv3x3_packed_bytes));
+  m.impl("cpu_isa", TORCH_BOX(&cpu_isa));
+}

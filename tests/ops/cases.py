@@ -16,6 +16,7 @@ from ops import truth
 from ops.inputs import GRADIENT_LAYOUTS, IMAGE_LAYOUTS, VECTOR_LAYOUTS, WEIGHT_LAYOUTS, Draw
 from ops.pairwise import Row, pairwise
 from vsr_kernels import RepBranch, reference
+from vsr_kernels.ops.warp import flow_warp_concat
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 BATCHES = (1, 2, 3)
@@ -355,6 +356,32 @@ FLOW_WARP = Operator(
 )
 
 
+# flow_warp_concat, which the package keeps to itself
+
+
+def _concat_arguments(row: Row, draw: Draw) -> Arguments:
+    made = _warp_arguments(row, draw)
+    made.tensors["y"] = draw.image((row["n"], row["c_y"], row["h"], row["w"]), row["y_layout"])
+    made.others["warp_first"] = row["warp_first"]
+    return made
+
+
+FLOW_WARP_CONCAT = Operator(
+    "flow_warp_concat",
+    {
+        **FLOW_WARP.axes,
+        "c_y": (3, 1, 8, 64),
+        "warp_first": (True, False),
+        "y_layout": ("channels_last", "contiguous", "sliced", "expanded_batch"),
+    },
+    lambda row: row["n"] * row["h"] * row["w"] * (row["c"] + row["c_y"]) <= WORK / 400,
+    _concat_arguments,
+    lambda a: _call(flow_warp_concat, a),
+    lambda a: _call(reference.flow_warp_concat, a),
+    lambda a: _call(truth.flow_warp_concat, a),
+)
+
+
 # pixel_shuffle and pixel_unshuffle
 
 
@@ -486,6 +513,7 @@ OPERATORS = (
     CONV3X3,
     RESIDUAL_BLOCK,
     FLOW_WARP,
+    FLOW_WARP_CONCAT,
     PIXEL_SHUFFLE,
     PIXEL_UNSHUFFLE,
     SPARSE_CONV3X3,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -47,7 +50,7 @@ def test_a_missing_gpu_is_the_reason() -> None:
 
 @needs_cpu
 def test_the_instruction_set_is_reported() -> None:
-    assert vsr_kernels.cpu_isa() in ("portable", "avx2", "avx512")
+    assert vsr_kernels.cpu_isa() in ("portable", "avx2", "avx512", "avx512_bf16")
     assert vsr_kernels.cpu_isa() in vsr_kernels.backends()["cpu"].detail
 
 
@@ -171,3 +174,98 @@ def test_every_function_is_exported() -> None:
     for name in (*backend.OPERATORS, "merge_rep_branches", *vsr_kernels.__all__):
         assert getattr(vsr_kernels, name) is not None
         assert name in vsr_kernels.__all__
+
+
+class OnGpu:
+    """What the choice asks of a tensor on a GPU, where there is none."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype, self.device = dtype, torch.device("cuda", 0)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """gpu(major, minor): as on a machine with that GPU and all kernels."""
+    monkeypatch.setattr(backend._state, "ready", True)
+    monkeypatch.setattr(backend._state, "warned", set())
+    monkeypatch.setitem(backend._state.kernels, "cuda", frozenset(backend.OPERATORS))
+
+    def install(major: int, minor: int) -> None:
+        monkeypatch.setattr(backend, "compute_capability", lambda index: (major, minor))
+
+    return install
+
+
+def test_turing_has_convolutions_in_float16(gpu: Callable[[int, int], None]) -> None:
+    """The others run as plain PyTorch, which is said once per operator and dtype; what needs no products runs."""
+    gpu(7, 5)
+    half, brain, single = (OnGpu(d) for d in (torch.float16, torch.bfloat16, torch.float32))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for op in backend.TENSOR_CORE_OPERATORS:
+            assert backend.choose(op, half) == "cuda"
+            for _ in range(2):
+                assert backend.choose(op, brain) == backend.choose(op, single) == "reference"
+        for op in set(backend.OPERATORS) - set(backend.TENSOR_CORE_OPERATORS):
+            assert backend.choose(op, brain) == backend.choose(op, single) == "cuda"
+    assert [str(w.message) for w in caught] == [
+        f"vsr_kernels.{op} runs as plain PyTorch on cuda: the GPU (compute capability 7.5) has tensor cores for "
+        f"float16 only, not for {dtype}"
+        for op in backend.TENSOR_CORE_OPERATORS
+        for dtype in ("bfloat16", "float32")
+    ]
+
+
+def test_autocast_decides_the_dtype(gpu: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu(7, 5)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda")
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda device: torch.float16)
+    assert backend.choose("conv3x3", OnGpu(torch.float32)) == "cuda"
+
+
+def test_older_gpus_have_no_kernels(gpu: Callable[[int, int], None]) -> None:
+    gpu(7, 0)
+    with pytest.warns(UserWarning, match=r"compute capability 7\.0, the kernels need 7\.5"):
+        assert backend.choose("pixel_shuffle", OnGpu(torch.float16)) == "reference"
+
+
+def test_forced_cuda_names_what_the_gpu_lacks(gpu: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu(7, 5)
+    monkeypatch.setattr(backend._state, "forced", "cuda")
+    with pytest.raises(RuntimeError, match=r"no kernel: the GPU .* has tensor cores for float16 only, not for float32"):
+        backend.choose("conv3x3", OnGpu(torch.float32))
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (9, 0), (12, 0)])
+def test_later_gpus_have_everything(gpu: Callable[[int, int], None], capability: tuple[int, int]) -> None:
+    gpu(*capability)
+    for op in backend.OPERATORS:
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            assert backend.choose(op, OnGpu(dtype)) == "cuda"
+        assert backend.choose(op, OnGpu(torch.float64)) == "reference"
+
+
+def test_gpus_are_described(gpu: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one lacks stands beside its name."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "GPU")
+    for capability, expected in (
+        ((7, 0), "GPU (no kernels: compute capability 7.0)"),
+        ((7, 5), "GPU (convolutions in float16 only: compute capability 7.5)"),
+        ((9, 0), "GPU"),
+    ):
+        gpu(*capability)
+        assert backend._describe(0) == expected
+
+
+def test_the_lowest_capability_is_the_lowest_target() -> None:
+    major, minor = build.CUDA_TARGETS.split(";")[0].split(".")
+    assert (int(major), int(minor)) == backend.LOWEST_CAPABILITY
+
+
+def test_the_choice_does_not_initialise_cuda() -> None:
+    """A process that never touches a GPU, and may fork, is left alone."""
+    code = "import torch, vsr_kernels; vsr_kernels.backends(); vsr_kernels.pixel_shuffle(torch.zeros(1, 4, 2, 2), 2); "
+    code += "print(torch.cuda.is_initialized())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert torch.cuda.is_available() or done.stdout.strip() == "False"

@@ -12,6 +12,7 @@ from torch import Tensor
 import vsr_kernels
 from ops.on_backends import on
 from vsr_kernels import RepBranch
+from vsr_kernels.ops.warp import flow_warp_concat
 
 Mistake = tuple[str, type[Exception], dict[str, Any], str]
 
@@ -23,6 +24,8 @@ def zeros(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") 
 X = zeros(2, 4, 6, 8)
 HALF = zeros(1, dtype=torch.float16)
 META = zeros(8, device="meta")
+UNPACKED = (True, None)  # the arguments exact and packed of the convolutions
+PLAIN = (1.0, 1, False, *UNPACKED)  # and before them scale, pixel_shuffle and keep_preactivation of conv3x3
 
 #: Arguments that are right; each mistake replaces some of them.
 GOOD: dict[str, dict[str, Any]] = {
@@ -400,6 +403,27 @@ def test_message(operator: str, kind: type[Exception], changes: dict[str, Any], 
     assert str(caught.value) == f"{operator}: {message}"
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        (ValueError, {"x": X[0]}, "x: expected 4 dimensions (N, C, H, W), got shape (4, 6, 8)"),
+        (TypeError, {"flow": zeros(2, 2, 6, 8).half()}, "flow: expected torch.float32, got torch.float16"),
+        (TypeError, {"y": None}, "y: expected a tensor (N, C, H, W), got NoneType"),
+        (TypeError, {"y": X.half()}, "y: expected torch.float32, got torch.float16"),
+        (ValueError, {"y": X[:1]}, "y: expected shape (2, *, 6, 8) = (N, C_y, H, W) as x, got (1, 4, 6, 8)"),
+        (ValueError, {"y": zeros(2, 4, 6, 8, device="meta")}, "y: expected device cpu as x, got meta"),
+        (ValueError, {"padding": "reflection"}, "padding: expected zeros or border, got 'reflection'"),
+    ],
+)
+def test_message_of_the_concatenating_warp(kind: type[Exception], changes: dict[str, Any], message: str) -> None:
+    """The package keeps this operator to itself; it checks as the others do."""
+    good = {"x": X, "flow": zeros(2, 2, 6, 8), "y": zeros(2, 3, 6, 8)}
+    assert flow_warp_concat(**good).shape == (2, 7, 6, 8)
+    with pytest.raises(kind) as caught:
+        flow_warp_concat(**(good | changes))
+    assert str(caught.value) == f"flow_warp_concat: {message}"
+
+
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("operator", GOOD)
 def test_good_arguments_pass(operator: str, backend: str) -> None:
@@ -422,56 +446,71 @@ DIRECT: list[tuple[str, Callable[[Any], object], str]] = [
     ("flow_warp", lambda ops: ops.flow_warp(X, X[:, :2], "nearest", "none"), "zeros or border, got none"),
     ("flow_warp", lambda ops: ops.flow_warp(X, X[:, :2].half(), "nearest", "zeros"), "float32 or the dtype of x"),
     (
+        "flow_warp_concat",
+        lambda ops: ops.flow_warp_concat(X, X[:, :2], X[..., :7], True, "nearest", "zeros"),
+        "shape (2, 4, 6, 8), got (2, 4, 6, 7)",
+    ),
+    (
+        "flow_warp_concat",
+        lambda ops: ops.flow_warp_concat(X, X[:, :2], X.half(), True, "nearest", "zeros"),
+        "the dtype of x, got another",
+    ),
+    (
+        "flow_warp_concat",
+        lambda ops: ops.flow_warp_concat(X, X[:, :2], X[0], True, "nearest", "zeros"),
+        "4 dimensions (N, C, H, W), got shape (4, 6, 8)",
+    ),
+    (
         "flow_warp_backward",
         lambda ops: ops.flow_warp_backward(X[:, :3], X, X[:, :2], "nearest", "zeros", True, True),
         "shape (2, 4, 6, 8), got (2, 3, 6, 8)",
     ),
     (
         "conv3x3",
-        lambda ops: ops.conv3x3(X, zeros(8, 5, 3, 3), None, None, 0.0, None, "none", 1.0, 1, False),
+        lambda ops: ops.conv3x3(X, zeros(8, 5, 3, 3), None, None, 0.0, None, "none", *PLAIN),
         "shape (8, 4, 3, 3), got (8, 5, 3, 3)",
     ),
     (
         "conv3x3",
-        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3), zeros(7), None, 0.0, None, "none", 1.0, 1, False),
+        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3), zeros(7), None, 0.0, None, "none", *PLAIN),
         "shape (8), got (7)",
     ),
     (
         "conv3x3",
-        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3), None, None, 0.0, X, "none", 1.0, 1, False),
+        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3), None, None, 0.0, X, "none", *PLAIN),
         "shape (2, 8, 6, 8), got (2, 4, 6, 8)",
     ),
     (
         "conv3x3",
-        lambda ops: ops.conv3x3(X, zeros(4, 4, 3, 3), None, None, 0.0, X.half(), "none", 1.0, 1, False),
+        lambda ops: ops.conv3x3(X, zeros(4, 4, 3, 3), None, None, 0.0, X.half(), "none", *PLAIN),
         "the dtype of x, got another",
     ),
     (
         "conv3x3",
-        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3), zeros(8).half(), None, 0.0, None, "none", 1.0, 1, False),
+        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3), zeros(8).half(), None, 0.0, None, "none", *PLAIN),
         "the dtype of x, got another",
     ),
     (
         "conv3x3",
-        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3), None, zeros(8).half(), 0.0, None, "prelu", 1.0, 1, False),
+        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3), None, zeros(8).half(), 0.0, None, "prelu", *PLAIN),
         "the dtype of x, got another",
     ),
     (
         "conv3x3",
-        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3), None, None, 0.0, None, "gelu", 1.0, 1, False),
+        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3), None, None, 0.0, None, "gelu", *PLAIN),
         "none, relu, leaky_relu or prelu, got gelu",
     ),
     (
         "sparse_conv3x3",
         lambda ops: ops.sparse_conv3x3(
-            X, zeros(2, 4, 3, 3), None, None, 0.0, None, torch.tensor([1, 2]), None, "none", False
+            X, zeros(2, 4, 3, 3), None, None, 0.0, None, torch.tensor([1, 2]), None, "none", False, *UNPACKED
         ),
         "a tensor where out_channels is given, got none",
     ),
     (
         "sparse_conv3x3",
         lambda ops: ops.sparse_conv3x3(
-            X, zeros(2, 4, 3, 3), None, None, 0.0, None, torch.tensor([1, 2, 3]), X, "none", False
+            X, zeros(2, 4, 3, 3), None, None, 0.0, None, torch.tensor([1, 2, 3]), X, "none", False, *UNPACKED
         ),
         "shape (2), got (3)",
     ),
@@ -482,45 +521,45 @@ DIRECT: list[tuple[str, Callable[[Any], object], str]] = [
     ),
     (
         "conv3x3_epilogue_backward",
-        lambda ops: ops.conv3x3_epilogue_backward(X, X.half(), None, "relu", 0.0, 1.0, 1, False),
+        lambda ops: ops.conv3x3_epilogue_backward(X, X.half(), None, "relu", 0.0, 1.0, 1),
         "the dtype of x, got another",
     ),
     (
         "conv3x3",
-        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3), None, zeros(3), 0.0, None, "prelu", 1.0, 1, False),
+        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3), None, zeros(3), 0.0, None, "prelu", *PLAIN),
         "shape (1,) or (8,), got (3)",
     ),
     (
         "conv3x3",
-        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3), None, None, 0.0, None, "prelu", 1.0, 1, False),
+        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3), None, None, 0.0, None, "prelu", *PLAIN),
         "a tensor for prelu, got none",
     ),
     (
         "conv3x3",
-        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3), None, None, 0.0, None, "relu", 1.0, 3, False),
+        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3), None, None, 0.0, None, "relu", 1.0, 3, False, True, None),
         "C_out divisible by r^2, got C_out = 8 and r = 3",
     ),
     (
         "conv3x3",
-        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3).half(), None, None, 0.0, None, "relu", 1.0, 1, False),
+        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3).half(), None, None, 0.0, None, "relu", *PLAIN),
         "the dtype of x",
     ),
     (
         "conv3x3",
-        lambda ops: ops.conv3x3(X.double(), zeros(8, 4, 3, 3).double(), None, None, 0.0, None, "none", 1.0, 1, False),
+        lambda ops: ops.conv3x3(X.double(), zeros(8, 4, 3, 3).double(), None, None, 0.0, None, "none", *PLAIN),
         "float32, float16 or bfloat16",
     ),
     (
         "sparse_conv3x3",
         lambda ops: ops.sparse_conv3x3(
-            X, zeros(2, 2, 3, 3), None, None, 0.0, torch.tensor([0, 4]), None, None, "none", False
+            X, zeros(2, 2, 3, 3), None, None, 0.0, torch.tensor([0, 4]), None, None, "none", False, *UNPACKED
         ),
         "channel numbers in [0, 4), got 4",
     ),
     (
         "sparse_conv3x3",
         lambda ops: ops.sparse_conv3x3(
-            X, zeros(2, 4, 3, 3), None, None, 0.0, None, torch.tensor([-1, 2]), X, "none", False
+            X, zeros(2, 4, 3, 3), None, None, 0.0, None, torch.tensor([-1, 2]), X, "none", False, *UNPACKED
         ),
         "channel numbers in [0, 4), got -1",
     ),
@@ -528,18 +567,45 @@ DIRECT: list[tuple[str, Callable[[Any], object], str]] = [
         "sparse_residual_block",
         lambda ops: ops.sparse_residual_block(
             X, zeros(5, 1, 3, 3), None, zeros(2, 5, 3, 3), None, None, 0.0, torch.tensor([0]), torch.tensor([1, 9]),
-            "relu", False,
+            "relu", False, *UNPACKED, None,
         ),
         "channel numbers in [0, 4), got 9",
     ),
     (
+        "conv3x3",
+        lambda ops: ops.conv3x3(X, zeros(8, 4, 3, 3), None, None, 0.0, None, "relu", 1.0, 1, False, True, zeros(8)),
+        "none on the CPU, got a tensor",
+    ),
+    (
+        "conv3x3_backward",
+        lambda ops: ops.conv3x3_backward(zeros(2, 8, 6, 7), X, zeros(8, 4, 3, 3), None, True, True, True, True),
+        "shape (2, 8, 6, 8), got (2, 8, 6, 7)",
+    ),
+    (
+        "conv3x3_backward",
+        lambda ops: ops.conv3x3_backward(zeros(2, 8, 6, 8), X, zeros(8, 3, 3, 3), None, True, True, True, True),
+        "shape (8, 4, 3, 3), got (8, 3, 3, 3)",
+    ),
+    (
+        "conv3x3_backward",
+        lambda ops: ops.conv3x3_backward(
+            zeros(2, 8, 6, 8), X, zeros(8, 2, 3, 3), torch.tensor([0, 4]), True, True, True, True
+        ),
+        "channel numbers in [0, 4), got 4",
+    ),
+    (
+        "conv3x3_backward",
+        lambda ops: ops.conv3x3_backward(zeros(2, 8, 6, 8).half(), X, zeros(8, 4, 3, 3), None, True, True, True, True),
+        "the dtype of x, got another",
+    ),
+    (
         "conv3x3_epilogue_backward",
-        lambda ops: ops.conv3x3_epilogue_backward(X, zeros(2, 4, 6, 7), None, "relu", 0.0, 1.0, 1, False),
+        lambda ops: ops.conv3x3_epilogue_backward(X, zeros(2, 4, 6, 7), None, "relu", 0.0, 1.0, 1),
         "shape (2, 4, 6, 8), got (2, 4, 6, 7)",
     ),
     (
         "conv3x3_epilogue_backward",
-        lambda ops: ops.conv3x3_epilogue_backward(X, X, None, "relu", 0.0, 1.0, 4, False),
+        lambda ops: ops.conv3x3_epilogue_backward(X, X, None, "relu", 0.0, 1.0, 4),
         "height and width divisible by r = 4",
     ),
 ]  # fmt: skip

@@ -245,7 +245,7 @@ def test_fake_results_of_more_than_32_bits() -> None:
     weight = torch.empty(256, 64, 3, 3, device="meta", dtype=DTYPES[1])
     if "conv3x3" not in vsr_kernels.backends()["cpu"].operators:
         pytest.skip("no compiled operators: " + vsr_kernels.backends()["cpu"].detail)
-    out, _ = torch.ops.vsr_kernels.conv3x3(x, weight, None, None, 0.0, None, "relu", 1.0, 2, False)
-    assert out.shape == (1, 64, 80000, 80000)
+    out, kept = torch.ops.vsr_kernels.conv3x3(x, weight, None, None, 0.0, None, "relu", 1.0, 2, True, True, None)
+    assert out.shape == kept.shape == (1, 64, 80000, 80000)
     assert out.stride() == (64 * 80000 * 80000, 1, 64 * 80000, 64)
     assert torch.ops.vsr_kernels.pixel_shuffle(x, 8).shape == (1, 1, 320000, 320000)

@@ -14,7 +14,7 @@ import torch
 import vsr_kernels
 from vsr_kernels import build
 
-ISAS = ("portable", "avx2", "avx512")
+ISAS = ("portable", "avx2", "avx512", "avx512_bf16")
 HERE = Path(__file__).resolve().parent
 #: Set for the inner run, so that it does not start runs of its own.
 FORCED = os.environ.get("VSR_KERNELS_CPU_ISA")
@@ -35,10 +35,12 @@ def run(isa: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def obstacle(isa: str) -> str | None:
     """Why this CPU cannot run an instruction set, as the kernel of the operating system lists it."""
+    wide = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "fma", "f16c"}
     needed = {
         "portable": set(),
         "avx2": {"avx2", "fma", "f16c"},
-        "avx512": {"avx512f", "avx512bw", "avx512vl", "avx512dq", "fma", "f16c"},
+        "avx512": wide,
+        "avx512_bf16": wide | {"avx512_bf16"},
     }[isa]
     listed = Path("/proc/cpuinfo")
     flags = set(re.findall(r"\w+", listed.read_text())) if listed.is_file() else set()
@@ -61,7 +63,7 @@ def test_values(isa: str) -> None:
     if why_not is not None:
         pytest.skip(why_not)
     chosen = ["-m", "isa"] if isa != vsr_kernels.cpu_isa() else ["-k", "test_the_forced_instruction_set_is_used"]
-    files = [str(HERE / f"test_{name}.py") for name in ("isa", "values", "exact", "edges")]
+    files = [str(HERE / f"test_{name}.py") for name in ("isa", "values", "exact", "edges", "conv_cpu")]
     done = run(isa, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *chosen, *files)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     passed = int(re.findall(r"(\d+) passed", done.stdout.splitlines()[-1])[0])
@@ -80,7 +82,7 @@ WARP = "import torch, vsr_kernels; vsr_kernels.flow_warp(torch.zeros(1, 1, 2, 2)
 def test_an_unknown_instruction_set_is_an_error() -> None:
     done = run("sse9", "-c", WARP)
     assert done.returncode != 0
-    assert "VSR_KERNELS_CPU_ISA: expected portable, avx2 or avx512, got sse9" in done.stderr
+    assert "VSR_KERNELS_CPU_ISA: expected portable, avx2, avx512 or avx512_bf16, got sse9" in done.stderr
 
 
 def test_a_missing_instruction_set_is_an_error() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,11 +13,12 @@ from torch.utils import _pytree as pytree
 
 import vsr_kernels
 from ops import truth
-from ops.cases import ACTIVATIONS, FLOW_WARP, MERGE_REP_BRANCHES, OPERATORS, Case
+from ops.cases import FLOW_WARP, MERGE_REP_BRANCHES, OPERATORS, Case
 from ops.inputs import Draw
 from ops.on_backends import device_of, each, few, on, parameters
+from ops.samples import SAMPLES, Sample, conv_samples
+from vsr_kernels import build
 
-Sample = tuple[Any, ...]
 LOW = (torch.float32, torch.bfloat16, torch.float16)
 REGISTERED = sorted(
     schema.name.split("::")[1]
@@ -30,123 +30,57 @@ needs_library = pytest.mark.skipif(
 )
 
 
-def slope_arguments(activation: str, draw: Draw, channels: int) -> tuple[str, Tensor | None, float]:
-    """Name, tensor slope and number as the schemas take them."""
-    if activation.startswith("leaky"):
-        return "leaky_relu", None, -0.5 if activation.endswith("negative") else 0.125
-    if activation.startswith("prelu"):
-        return "prelu", draw.slope(1 if activation == "prelu_one" else channels), 0.0
-    return activation, None, 0.0
+#: Operators that take and return no tensor.
+NUMBERS = ("conv3x3_packed_bytes", "cpu_isa")
+
+#: Operators that are a backward, or none that is differentiated: their samples need no gradient.
+BACKWARD = ("conv3x3_backward", "conv3x3_epilogue_backward", "conv3x3_pack", "flow_warp_backward")
 
 
-def conv_samples(draw: Draw) -> Iterator[Sample]:
-    x, weight, bias = draw.image((2, 3, 5, 4), "sliced"), draw.weight((4, 3, 3, 3)), draw.bias(4)
-    for i, activation in enumerate((*ACTIVATIONS, *ACTIVATIONS)):
-        r, residual = 1 + i % 2, i >= len(ACTIVATIONS)
-        name, slope, number = slope_arguments(activation, draw, 4)
-        other = draw.image((2, 4 // r**2, 5 * r, 4 * r)) if residual else None
-        yield x, weight, None if residual else bias, slope, number, other, name, 0.5 if residual else 1.0, r, True
-    yield x, weight, bias, None, 0.0, None, "relu", 1.0, 1, False  # the output's sign is enough
-    yield x, weight, bias, None, 0.0, x.new_ones(2, 4, 5, 4), "none", 0.5, 1, False
-
-
-def epilogue_samples(draw: Draw) -> Iterator[Sample]:
-    for activation, r in itertools.product(ACTIVATIONS, (1, 2)):
-        name, slope, number = slope_arguments(activation, draw, 8)
-        grad, saved = draw.image((2, 8 // r**2, 3 * r, 4 * r), "channels_last"), draw.image((2, 8, 3, 4))
-        yield grad, saved, slope, name, number, 0.5, r, False
-        if name in ("relu", "leaky_relu") and number >= 0:
-            yield grad, draw.image((2, 8 // r**2, 3 * r, 4 * r)), slope, name, number, 1.0, r, True
-
-
-def block_samples(draw: Draw) -> Iterator[Sample]:
-    x, weight1, weight2 = (
-        draw.image((2, 3, 5, 4), "channels_last"),
-        draw.weight((6, 3, 3, 3)),
-        draw.weight((3, 6, 3, 3)),
-    )
-    for i, activation in enumerate(ACTIVATIONS):
-        name, slope, number = slope_arguments(activation, draw, 6)
-        bias1, bias2 = (draw.bias(6), draw.bias(3)) if i % 2 else (None, None)
-        yield x, weight1, bias1, weight2, bias2, slope, number, name, 1.0 if i % 3 else 0.5, True
-
-
-def sparse_conv_samples(draw: Draw) -> Iterator[Sample]:
-    x, residual = draw.image((2, 5, 4, 3)), draw.image((2, 6, 4, 3), "transposed")
-    gather, scatter = torch.tensor([4, 0, 2]), torch.tensor([5, 1])
-    for i, activation in enumerate(ACTIVATIONS):
-        name, slope, number = slope_arguments(activation, draw, 2)
-        weight, all_weight = draw.weight((2, 3, 3, 3)), draw.weight((2, 5, 3, 3))
-        yield x, weight, draw.bias(2), slope, number, gather, scatter, residual, name, True
-        if i % 2:
-            yield x, all_weight, None, slope, number, None, None, residual[:, :2], name, True
-        else:
-            yield x, weight, None, slope, number, gather, None, None, name, True
-
-
-def sparse_block_samples(draw: Draw) -> Iterator[Sample]:
-    x, gather, scatter = draw.image((2, 5, 4, 3)), torch.tensor([4, 0]), torch.tensor([3, 1, 0])
-    for activation in ACTIVATIONS:
-        name, slope, number = slope_arguments(activation, draw, 6)
-        weight1, weight2 = draw.weight((6, 2, 3, 3)), draw.weight((3, 6, 3, 3))
-        yield x, weight1, draw.bias(6), weight2, draw.bias(3), slope, number, gather, scatter, name, True
-
-
-def warp_samples(draw: Draw) -> Iterator[Sample]:
-    for interpolation, padding in itertools.product(("bilinear", "nearest"), ("zeros", "border")):
-        for layout in ("contiguous", "channels_last"):
-            flow = draw.flow((2, 2, 4, 5), 1.0, torch.float32, "sliced")
-            yield draw.image((2, 3, 4, 5), layout), flow, interpolation, padding
-
-
-def warp_backward_samples(draw: Draw) -> Iterator[Sample]:
-    for x, flow, interpolation, padding in warp_samples(draw):
-        for need_x, need_flow in ((True, True), (True, False), (False, True)):
-            yield draw.image((2, 3, 4, 5), "transposed"), x, flow, interpolation, padding, need_x, need_flow
-
-
-def shuffle_samples(draw: Draw, *, inverse: bool) -> Iterator[Sample]:
-    for r, layout in itertools.product((1, 2, 3), ("contiguous", "channels_last", "sliced")):
-        yield draw.image((2, 2, 3 * r, 4 * r) if inverse else (2, 2 * r * r, 3, 4), layout), r
-
-
-SAMPLES = {
-    "conv3x3": conv_samples,
-    "conv3x3_epilogue_backward": epilogue_samples,
-    "flow_warp": warp_samples,
-    "flow_warp_backward": warp_backward_samples,
-    "pixel_shuffle": lambda draw: shuffle_samples(draw, inverse=False),
-    "pixel_unshuffle": lambda draw: shuffle_samples(draw, inverse=True),
-    "residual_block": block_samples,
-    "sparse_conv3x3": sparse_conv_samples,
-    "sparse_residual_block": sparse_block_samples,
-    "cpu_isa": lambda draw: iter(()),  # takes and returns no tensor
-}
-
-#: Operators that are a backward: they refuse to be differentiated, so their samples need no gradient.
-BACKWARD = ("conv3x3_epilogue_backward", "flow_warp_backward")
-
-
-def public_name(operator: str) -> str:
-    """The function whose kernels a registered operator belongs to."""
-    return operator.removesuffix("_epilogue_backward").removesuffix("_backward")
+def obstacle_of(operator: str, backend: str) -> str | None:
+    """Why a registered operator cannot be called here on a backend, or None."""
+    status = vsr_kernels.backends()[backend]
+    if not status.available:
+        return status.detail
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"vsr_kernels::{operator}", backend.upper()):
+        return f"no kernel of {operator}"
+    return None
 
 
 @needs_library
 def test_every_registered_operator_has_samples() -> None:
-    assert sorted(SAMPLES) == REGISTERED
+    assert sorted([*SAMPLES, *NUMBERS]) == REGISTERED
 
 
-@pytest.mark.parametrize("operator", [name for name in SAMPLES if name != "cpu_isa"])
-@pytest.mark.parametrize("backend", ["cpu", "cuda"])
-def test_opcheck(operator: str, backend: str, request: pytest.FixtureRequest) -> None:
+@needs_library
+def test_every_operator_has_its_kernels() -> None:
+    """Those of the CPU, and where _C_cuda was built those of CUDA, whether or not there is a GPU."""
+    backends = ["cpu"] + ["cuda"] * (build.installed_object("_C_cuda") is not None and torch.version.cuda is not None)
+    for backend in backends:
+        missing = [
+            name
+            for name in SAMPLES
+            if not torch._C._dispatch_has_kernel_for_dispatch_key(f"vsr_kernels::{name}", backend.upper())
+        ]
+        assert missing == (["conv3x3_pack"] if backend == "cpu" else [])
+
+
+CALLS = [
+    pytest.param(name, backend, marks=[pytest.mark.gpu] if backend == "cuda" else [], id=f"{name}-{backend}")
+    for name, backend in itertools.product(SAMPLES, ("cpu", "cuda"))
+    if (name, backend) != ("conv3x3_pack", "cpu")
+]
+
+
+@pytest.mark.parametrize(("operator", "backend"), CALLS)
+def test_opcheck(operator: str, backend: str) -> None:
     """Schema, autograd registration, fake tensors, and ahead-of-time autograd with dynamic shapes.
 
     The first sample without gradients, the others with.
     """
-    status = vsr_kernels.backends()[backend]
-    if public_name(operator) not in status.operators or not status.available:
-        pytest.skip(f"{backend}: {status.detail}")
+    why_not = obstacle_of(operator, backend)
+    if why_not is not None:
+        pytest.skip(f"{backend}: {why_not}")
     overload = getattr(torch.ops.vsr_kernels, operator).default
     draw = Draw(11, torch.float32, device_of(backend), exact=True)
     for i, sample in enumerate(SAMPLES[operator](draw)):
@@ -155,16 +89,29 @@ def test_opcheck(operator: str, backend: str, request: pytest.FixtureRequest) ->
         torch.library.opcheck(overload, sample)
 
 
+@pytest.mark.parametrize("need", itertools.product((False, True), repeat=3), ids=str)
+@pytest.mark.parametrize(("backend", "dtype"), each("conv3x3", dtypes=LOW, backends=("cpu", "cuda")))
+def test_what_is_not_needed_is_empty(backend: str, dtype: torch.dtype, need: tuple[bool, bool, bool]) -> None:
+    """Each gradient of a convolution, by itself and with the others, is the same."""
+    for *arguments, _, _, _, exact in SAMPLES["conv3x3_backward"](Draw(19, dtype, device_of(backend), exact=True)):
+        every = torch.ops.vsr_kernels.conv3x3_backward(*arguments, True, True, True, exact)
+        found = torch.ops.vsr_kernels.conv3x3_backward(*arguments, *need, exact)
+        for wanted, got, expected in zip(need, found, every, strict=True):
+            torch.testing.assert_close(got, expected if wanted else expected.new_empty(0))
+
+
 def with_gradient(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_() if tensor.is_floating_point() else tensor
 
 
-@needs_library
 @pytest.mark.parametrize("dtype", LOW)
-@pytest.mark.parametrize("operator", [name for name in SAMPLES if name != "cpu_isa"])
-def test_fake_results_are_laid_out_like_real_ones(operator: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("operator", "backend"), CALLS)
+def test_fake_results_are_laid_out_like_real_ones(operator: str, backend: str, dtype: torch.dtype) -> None:
+    why_not = obstacle_of(operator, backend)
+    if why_not is not None:
+        pytest.skip(f"{backend}: {why_not}")
     overload = getattr(torch.ops.vsr_kernels, operator).default
-    for sample in SAMPLES[operator](Draw(12, dtype, "cpu", exact=True)):
+    for sample in SAMPLES[operator](Draw(12, dtype, device_of(backend), exact=True)):
         check_fake(overload, sample, overload(*sample))
 
 
@@ -207,7 +154,7 @@ def test_scale_comes_before_the_residual(backend: str, dtype: torch.dtype) -> No
     overload = torch.ops.vsr_kernels.conv3x3.default
     for sample in conv_samples(Draw(16, dtype, device_of(backend), exact=True)):
         trained = pytree.tree_map_only(Tensor, with_gradient, sample)
-        x, weight, bias, slope, number, residual, activation, scale, r, _ = trained
+        x, weight, bias, slope, number, residual, activation, scale, r, keep, *_ = trained
         out, kept = overload(*trained)
         wide = {id(t): with_gradient(t.double().cpu()) for t in (x, weight, bias, slope, residual) if t is not None}
         true = {name: wide.get(id(t)) for name, t in (("x", x), ("w", weight), ("b", bias), ("s", slope))}
@@ -216,8 +163,8 @@ def test_scale_comes_before_the_residual(backend: str, dtype: torch.dtype) -> No
         if residual is not None:
             expected = expected + wide[id(residual)]
         torch.testing.assert_close(out.double().cpu(), expected, rtol=1e-5, atol=1e-5)
-        if trained[-1]:
-            torch.testing.assert_close(kept.double().cpu(), z, rtol=1e-5, atol=1e-5)
+        if keep:
+            torch.testing.assert_close(kept.double().cpu(), truth.shuffle(z, r), rtol=1e-5, atol=1e-5)
         leaves = [t for t in (x, weight, bias, slope, residual) if t is not None]
         grad = Draw(17, dtype, device_of(backend), exact=True).gradient(tuple(out.shape))
         found = torch.autograd.grad(out, leaves, grad)
@@ -253,9 +200,9 @@ def test_training_without_kept_values_is_refused(operator: str) -> None:
     for sample in SAMPLES[operator](draw):
         if "prelu" not in sample:
             continue
-        x = sample[0].detach().requires_grad_()
+        x, at = sample[0].detach().requires_grad_(), next(i for i, value in enumerate(sample) if value is True)
         with pytest.raises(RuntimeError, match=rf"vsr_kernels::{operator}: keep_\w+: expected True.*got False"):
-            getattr(torch.ops.vsr_kernels, operator)(x, *sample[1:-1], False)[0].sum().backward()
+            getattr(torch.ops.vsr_kernels, operator)(x, *sample[1:at], False, *sample[at + 1 :])[0].sum().backward()
 
 
 @pytest.mark.parametrize(("backend", "case"), parameters([FLOW_WARP], few))

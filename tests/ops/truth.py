@@ -154,6 +154,21 @@ def flow_warp(x: Tensor, flow: Tensor, *, interpolation: str = "bilinear", paddi
     )
 
 
+def flow_warp_concat(
+    x: Tensor,
+    flow: Tensor,
+    y: Tensor,
+    *,
+    warp_first: bool = True,
+    interpolation: str = "bilinear",
+    padding: str = "zeros",
+) -> Tensor:
+    """Every channel of the warped image and of y at its place."""
+    warped = flow_warp(x, flow, interpolation=interpolation, padding=padding)
+    channels = [*warped.unbind(1), *y.unbind(1)] if warp_first else [*y.unbind(1), *warped.unbind(1)]
+    return torch.stack(channels, 1)
+
+
 def _pixels(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
     """x at whole-numbered coordinates (N, H, W), zero outside."""
     n, c, h, w = x.shape

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..ops import _check, conv3x3, residual_block
+from ..ops import PackedWeights, _check, conv3x3, residual_block
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def _only_3x3(module: str, **given: Any) -> None:
@@ -20,12 +24,30 @@ def _only_3x3(module: str, **given: Any) -> None:
 
 
 class _Activated(nn.Module):
-    """Activation settings of a convolution: the slope is a number, or a parameter for prelu."""
+    """Activation settings of a convolution, and its packed weights.
+
+    The slope is a number, or a parameter for prelu. Weights are packed once in eval mode, see
+    :class:`vsr_kernels.PackedWeights`; in train mode they change from call to call.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.activation = "none"
         self.number: float | None = None
+        self._packed = PackedWeights()
+
+    def train(self, mode: bool = True) -> Self:
+        """As in ``nn.Module``; packs anew afterwards."""
+        self._packed.clear()
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._packed.clear()
+        return super()._apply(fn, recurse)
+
+    def packed_weights(self) -> PackedWeights | None:
+        """The argument ``packed`` for a call of the operator with this module's parameters; None in train mode."""
+        return None if self.training else self._packed
 
     def _set_activation(
         self,
@@ -100,7 +122,15 @@ class Conv3x3(nn.Conv2d, _Activated):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """(N, C_in, H, W), optionally a residual (N, C_out, H, W) -> (N, C_out, H, W)."""
-        return conv3x3(x, self.weight, self.bias, activation=self.activation, slope=self._slope(), residual=residual)
+        return conv3x3(
+            x,
+            self.weight,
+            self.bias,
+            activation=self.activation,
+            slope=self._slope(),
+            residual=residual,
+            packed=self.packed_weights(),
+        )
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
@@ -200,6 +230,7 @@ class PixelShuffleConv(_Activated):
             slope=self._slope(),
             residual=residual,
             pixel_shuffle=self.upscale_factor,
+            packed=self.packed_weights(),
         )
 
     def extra_repr(self) -> str:
@@ -265,6 +296,7 @@ class ResidualBlock(_Activated):
             activation=self.activation,
             slope=self._slope(),
             scale=self.res_scale,
+            packed=self.packed_weights(),
         )
 
     def extra_repr(self) -> str:

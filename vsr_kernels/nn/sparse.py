@@ -68,6 +68,7 @@ class SparseConv3x3(_Activated):
             residual=residual,
             activation=self.activation,
             slope=self._slope(),
+            packed=self.packed_weights(),
         )
 
     @classmethod
@@ -143,6 +144,7 @@ class SparseResidualBlock(_Activated):
             out_channels=self.out_kept,
             activation=self.activation,
             slope=self._slope(),
+            packed=self.packed_weights(),
         )
 
     @classmethod

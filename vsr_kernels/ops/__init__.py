@@ -1,12 +1,14 @@
 """The public operators: one module per family with checks, dispatch, fake kernels, gradients and autocast rules."""
 
 from .conv import conv3x3, residual_block
+from .packing import PackedWeights
 from .rep import merge_rep_branches
 from .shuffle import pixel_shuffle, pixel_unshuffle
 from .sparse import sparse_conv3x3, sparse_residual_block
 from .warp import flow_warp
 
 __all__ = [
+    "PackedWeights",
     "conv3x3",
     "flow_warp",
     "merge_rep_branches",

@@ -93,7 +93,8 @@ def channel_list(op: str, name: str, channels: object, limit: int, device: torch
     """Check distinct channel numbers in [0, limit) and return them as an int64 tensor.
 
     A sequence of ints, or an int64 tensor on the CPU or on ``device``. The values of a tensor on a GPU are not
-    read, which would wait for the device: :class:`vsr_kernels.nn.SparseConv3x3` checks its lists when it is made.
+    read, which would wait for the device: :class:`vsr_kernels.nn.SparseConv3x3` checks its lists when it is made and
+    keeps them on the device.
     """
     if not isinstance(channels, Tensor):
         if not isinstance(channels, Sequence) or not all(type(c) is int for c in channels):
@@ -112,3 +113,8 @@ def channel_list(op: str, name: str, channels: object, limit: int, device: torch
         if len(set(values)) != len(values):
             fail(op, name, "distinct channel numbers", sorted(c for c in set(values) if values.count(c) > 1)[:5])
     return channels
+
+
+def on_device(channels: Tensor | None, x: Tensor) -> Tensor | None:
+    """A checked list where the kernels want it, on ``x``'s device; a copy to a GPU does not wait for the GPU."""
+    return None if channels is None else channels.to(x.device, non_blocking=True)

@@ -11,6 +11,8 @@ from torch import Tensor
 from .. import backend, reference
 from ..registration import no_double_backward, on_load, register_autocast, under_autocast
 from . import _check
+from .packing import PackedWeights
+from .precision import exact_float32
 
 
 def conv3x3(
@@ -22,6 +24,7 @@ def conv3x3(
     slope: float | Tensor | None = None,
     residual: Tensor | None = None,
     pixel_shuffle: int = 1,
+    packed: PackedWeights | None = None,
 ) -> Tensor:
     """3x3 convolution with its epilogue: ``pixel_shuffle(act(conv2d(x, weight, bias, padding=1)), r) + residual``.
 
@@ -33,6 +36,7 @@ def conv3x3(
         slope: a float for ``leaky_relu``; a tensor (1,) or (C_out,) for ``prelu``; otherwise None.
         residual: (N, C_out / r^2, r * H, r * W), added last, or None.
         pixel_shuffle: r >= 1; ``C_out`` must be divisible by r^2.
+        packed: where to keep packed weights between calls, on CUDA; None packs them in every call.
 
     Returns:
         (N, C_out / r^2, r * H, r * W), channels_last, dtype of ``x`` (of autocast where it is enabled). Accumulation is
@@ -68,8 +72,10 @@ def conv3x3(
             pixel_shuffle=r,
         )
     keep = needs_grad(x, weight, bias, slope, residual) and not sign_survives(activation, slope, residual, 1.0)
+    slopes = split_slope(slope)
+    kept = None if packed is None else packed.get(0, x, weight, bias, *slopes, activation, r)
     out, _ = torch.ops.vsr_kernels.conv3x3(
-        x, weight, bias, *split_slope(slope), residual, activation, 1.0, pixel_shuffle, keep
+        x, weight, bias, *slopes, residual, activation, 1.0, r, keep, exact_float32(x), kept
     )
     return out
 
@@ -84,6 +90,7 @@ def residual_block(
     activation: str = "relu",
     slope: float | Tensor | None = None,
     scale: float = 1.0,
+    packed: PackedWeights | None = None,
 ) -> Tensor:
     """Residual block without batch norm: ``x + scale * conv3x3(act(conv3x3(x)))``.
 
@@ -94,6 +101,7 @@ def residual_block(
         activation: ``none``, ``relu``, ``leaky_relu`` or ``prelu``, after the first convolution.
         slope: a float for ``leaky_relu``; a tensor (1,) or (C_mid,) for ``prelu``; otherwise None.
         scale: factor of the residual branch.
+        packed: where to keep packed weights between calls, on CUDA; None packs them in every call.
 
     Returns:
         (N, C, H, W), channels_last, dtype of ``x`` (of autocast where it is enabled). Differentiable in every tensor.
@@ -126,10 +134,28 @@ def residual_block(
             scale=float(scale),
         )
     keep = needs_grad(x, weight1, bias1, weight2, bias2, slope)
+    slopes = split_slope(slope)
+    kept = packed_block(packed, x, weight1, bias1, weight2, bias2, slopes, activation)
     out, _ = torch.ops.vsr_kernels.residual_block(
-        x, weight1, bias1, weight2, bias2, *split_slope(slope), activation, float(scale), keep
+        x, weight1, bias1, weight2, bias2, *slopes, activation, float(scale), keep, exact_float32(x), *kept
     )
     return out
+
+
+def packed_block(
+    packed: PackedWeights | None,
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    slopes: tuple[Tensor | None, float],
+    activation: str,
+) -> tuple[Tensor | None, Tensor | None]:
+    """The packed weights of both convolutions of a block."""
+    if packed is None:
+        return None, None
+    return packed.get(0, x, weight1, bias1, *slopes, activation), packed.get(1, x, weight2, bias2)
 
 
 def slope_of(slope: float | Tensor | None) -> float | Tensor | None:
@@ -169,30 +195,36 @@ def need_kept(op: str, argument: str, kept: bool) -> None:
 
 
 def conv_gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, need: tuple[bool, bool, bool]
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    need: tuple[bool, bool, bool],
+    exact: bool,
+    in_channels: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of ``conv2d(x, weight, bias, padding=1)`` by x, weight and bias."""
+    """Gradients of ``conv2d(x[:, in_channels], weight, bias, padding=1)`` by its input, weight and bias."""
     if not any(need):
         return None, None, None
-    if not (grad.numel() and x.numel() and weight.numel()):  # sums of nothing, which PyTorch refuses
-        return torch.zeros_like(x), torch.zeros_like(weight), grad.sum((0, 2, 3))
-    return torch.ops.aten.convolution_backward(
-        grad, x, weight, [weight.shape[0]], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, list(need)
-    )
+    found = torch.ops.vsr_kernels.conv3x3_backward(grad, x, weight, in_channels, *need, exact)
+    by_x, by_weight, by_bias = (gradient if needed else None for gradient, needed in zip(found, need, strict=True))
+    return by_x, by_weight, by_bias
 
 
 def activation_gradients(
     grad: Tensor,
-    saved: Tensor,
+    saved: Tensor | None,
     slope: Tensor | None,
     activation: str,
     number: float,
     scale: float,
     r: int,
-    of_output: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """Gradient before the epilogue, (N, C_out, H, W), and the gradient of the prelu slope."""
-    return torch.ops.vsr_kernels.conv3x3_epilogue_backward(grad, saved, slope, activation, number, scale, r, of_output)
+    if activation == "none" and scale == 1.0 and r == 1:
+        return grad, None
+    return torch.ops.vsr_kernels.conv3x3_epilogue_backward(
+        grad, grad if saved is None else saved, slope, activation, number, scale, r
+    )
 
 
 def empty_channels_last(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -214,15 +246,16 @@ def _conv_fake(
     scale: float,
     r: int,
     keep: bool,
+    exact: bool,
+    packed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     n, _, h, w = x.shape
-    c = weight.shape[0]
-    saved = empty_channels_last(x, (n, c, h, w)) if keep else x.new_empty((0,))
-    return empty_channels_last(x, (n, c // (r * r), h * r, w * r)), saved
+    shape = (n, weight.shape[0] // (r * r), h * r, w * r)
+    return empty_channels_last(x, shape), empty_channels_last(x, shape) if keep else x.new_empty((0,))
 
 
 def _conv_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, _, slope, ctx.number, residual, ctx.activation, ctx.scale, ctx.r, ctx.keep = inputs
+    x, weight, _, slope, ctx.number, residual, ctx.activation, ctx.scale, ctx.r, ctx.keep, ctx.exact, _ = inputs
     out, saved = output
     ctx.mark_non_differentiable(saved)
     number: float | Tensor = ctx.number if slope is None else slope
@@ -235,10 +268,8 @@ def _conv_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ..
     x, weight, slope, saved = ctx.saved_tensors
     need_kept("conv3x3", "keep_preactivation", ctx.of_output or ctx.keep)
     need = ctx.needs_input_grad
-    before, grad_slope = activation_gradients(
-        grad, grad if saved is None else saved, slope, ctx.activation, ctx.number, ctx.scale, ctx.r, ctx.of_output
-    )
-    grad_x, grad_weight, grad_bias = conv_gradients(before, x, weight, (need[0], need[1], need[2]))
+    before, grad_slope = activation_gradients(grad, saved, slope, ctx.activation, ctx.number, ctx.scale, ctx.r)
+    grad_x, grad_weight, grad_bias = conv_gradients(before, x, weight, (need[0], need[1], need[2]), ctx.exact)
     return (
         grad_x,
         grad_weight,
@@ -246,8 +277,42 @@ def _conv_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ..
         grad_slope if need[3] else None,
         None,
         grad if need[5] else None,
-        *[None] * 4,
+        *[None] * 6,
     )
+
+
+def _backward_fake(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    in_channels: Tensor | None,
+    need_x: bool,
+    need_weight: bool,
+    need_bias: bool,
+    exact: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    n, _, h, w = x.shape
+    return (
+        empty_channels_last(x, (n, weight.shape[1], h, w)) if need_x else x.new_empty((0,)),
+        x.new_empty(weight.shape if need_weight else (0,)),
+        x.new_empty((weight.shape[0],) if need_bias else (0,)),
+    )
+
+
+def _pack_fake(
+    weight: Tensor,
+    bias: Tensor | None,
+    slope: Tensor | None,
+    number: float,
+    activation: str,
+    r: int,
+    exact: bool,
+    transposed: bool,
+) -> Tensor:
+    c_out, c_in = weight.shape[:2]
+    channels = (c_out, c_in) if transposed else (c_in, c_out)
+    size = torch.ops.vsr_kernels.conv3x3_packed_bytes(*channels, r, weight.element_size(), exact)
+    return weight.new_empty((size,), dtype=torch.uint8)
 
 
 def _epilogue_backward_fake(
@@ -258,7 +323,6 @@ def _epilogue_backward_fake(
     number: float,
     scale: float,
     r: int,
-    of_output: bool,
 ) -> tuple[Tensor, Tensor]:
     n, c, h, w = grad.shape
     before = empty_channels_last(grad, (n, c * r * r, h // r, w // r))
@@ -279,6 +343,9 @@ def _block_fake(
     activation: str,
     scale: float,
     keep: bool,
+    exact: bool,
+    packed1: Tensor | None,
+    packed2: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     n, c, h, w = x.shape
     saved = empty_channels_last(x, (n, weight1.shape[0], h, w)) if keep else x.new_empty((0,))
@@ -286,35 +353,44 @@ def _block_fake(
 
 
 def _block_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight1, _, weight2, _, slope, ctx.number, ctx.activation, ctx.scale, ctx.keep = inputs
+    x, weight1, _, weight2, _, slope, ctx.number, ctx.activation, ctx.scale, ctx.keep, ctx.exact, *_ = inputs
     _, hidden = output
     ctx.mark_non_differentiable(hidden)
     ctx.save_for_backward(x, weight1, weight2, slope, hidden)
 
 
-def hidden_activation(hidden: Tensor, slope: Tensor | None, activation: str, number: float) -> tuple[Tensor, bool]:
-    """What conv2 of a block saw, and whether the kept tensor is that output (else the values before activation)."""
+def hidden_activation(hidden: Tensor, slope: Tensor | None, activation: str, number: float) -> Tensor:
+    """What conv2 of a block saw: the kept tensor, unless that holds the values before activation."""
     if sign_survives(activation, number if slope is None else slope, None, 1.0):
-        return hidden, True
-    return (F.leaky_relu(hidden, number) if slope is None else F.prelu(hidden, slope)), False
+        return hidden
+    return F.leaky_relu(hidden, number) if slope is None else F.prelu(hidden, slope)
 
 
 def block_gradients(
-    ctx: Any, grad: Tensor, x: Tensor, weight1: Tensor, weight2: Tensor, slope: Tensor | None, hidden: Tensor
+    ctx: Any,
+    grad: Tensor,
+    x: Tensor,
+    weight1: Tensor,
+    weight2: Tensor,
+    slope: Tensor | None,
+    hidden: Tensor,
+    in_channels: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of ``conv3x3(act(conv3x3(x)))`` by x, weight1, bias1, weight2, bias2 and slope.
+    """Gradients of ``conv3x3(act(conv3x3(x[:, in_channels])))`` by its input, weight1, bias1, weight2, bias2 and slope.
 
     ``ctx`` is that of an operator whose first six arguments these are.
     """
     need = ctx.needs_input_grad
-    activated, of_output = hidden_activation(hidden, slope, ctx.activation, ctx.number)
+    activated = hidden_activation(hidden, slope, ctx.activation, ctx.number)
     inner = need[0] or need[1] or need[2] or need[5]
-    grad_hidden, grad_weight2, grad_bias2 = conv_gradients(grad, activated, weight2, (inner, need[3], need[4]))
+    grad_hidden, grad_weight2, grad_bias2 = conv_gradients(
+        grad, activated, weight2, (inner, need[3], need[4]), ctx.exact
+    )
     if not inner:
         return None, None, None, grad_weight2, grad_bias2, None
     assert grad_hidden is not None
-    before, grad_slope = activation_gradients(grad_hidden, hidden, slope, ctx.activation, ctx.number, 1.0, 1, of_output)
-    first = conv_gradients(before, x, weight1, (need[0], need[1], need[2]))
+    before, grad_slope = activation_gradients(grad_hidden, hidden, slope, ctx.activation, ctx.number, 1.0, 1)
+    first = conv_gradients(before, x, weight1, (need[0], need[1], need[2]), ctx.exact, in_channels)
     return *first, grad_weight2, grad_bias2, grad_slope if need[5] else None
 
 
@@ -323,16 +399,19 @@ def _block_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, .
     need_kept("residual_block", "keep_hidden", ctx.keep)
     branch = grad if ctx.scale == 1.0 else grad * ctx.scale
     grad_x, *others = block_gradients(ctx, branch, x, weight1, weight2, slope, hidden)
-    return (None if grad_x is None else grad_x + grad), *others, *[None] * 4
+    return (None if grad_x is None else grad_x + grad), *others, *[None] * 7
 
 
 @on_load
 def _register() -> None:
     torch.library.register_fake("vsr_kernels::conv3x3", _conv_fake)
+    torch.library.register_fake("vsr_kernels::conv3x3_backward", _backward_fake)
+    torch.library.register_fake("vsr_kernels::conv3x3_pack", _pack_fake)
     torch.library.register_fake("vsr_kernels::conv3x3_epilogue_backward", _epilogue_backward_fake)
     torch.library.register_fake("vsr_kernels::residual_block", _block_fake)
     torch.library.register_autograd("vsr_kernels::conv3x3", _conv_backward, setup_context=_conv_setup)
     torch.library.register_autograd("vsr_kernels::residual_block", _block_backward, setup_context=_block_setup)
+    no_double_backward("conv3x3_backward")
     no_double_backward("conv3x3_epilogue_backward")
     register_autocast("conv3x3")
     register_autocast("residual_block")

@@ -18,10 +18,13 @@ from .conv import (
     empty_channels_last,
     need_kept,
     needs_grad,
+    packed_block,
     sign_survives,
     slope_of,
     split_slope,
 )
+from .packing import PackedWeights
+from .precision import exact_float32
 
 
 def sparse_conv3x3(
@@ -34,6 +37,7 @@ def sparse_conv3x3(
     residual: Tensor | None = None,
     activation: str = "none",
     slope: float | Tensor | None = None,
+    packed: PackedWeights | None = None,
 ) -> Tensor:
     """3x3 convolution of kept channels: gather ``x[:, in_channels]`` while loading, convolve, activate, scatter-add.
 
@@ -41,12 +45,15 @@ def sparse_conv3x3(
         x: (N, C, H, W), float32, float16, bfloat16 or float64, any strides; channels_last is the fast path.
         weight: (C_out, len(in_channels), 3, 3), dtype of ``x``; C input channels where ``in_channels`` is None.
         bias: (C_out,) or None.
-        in_channels: distinct channel numbers of ``x``, int64 or a sequence of ints; None takes all.
-        out_channels: C_out distinct channel numbers of ``residual``, or None.
+        in_channels: distinct channel numbers of ``x``, int64 or a sequence of ints; None takes all. Lists and CPU
+            tensors are checked, and copied where ``x`` is on a GPU; the values of a tensor on a GPU are not read, which
+            would wait for it: numbers out of range there make the kernel read and write outside of its tensors.
+        out_channels: C_out distinct channel numbers of ``residual``, given likewise, or None.
         residual: (N, C_res, H, W). With ``out_channels`` the result is added to those channels and the others are
             copied; without, C_res = C_out and the result is added to all of it.
         activation: ``none``, ``relu``, ``leaky_relu`` or ``prelu``, before the addition.
         slope: a float for ``leaky_relu``; a tensor (1,) or (C_out,) for ``prelu``; otherwise None.
+        packed: where to keep packed weights between calls, on CUDA; None packs them in every call.
 
     Returns:
         (N, C_out or C_res, H, W), channels_last, dtype of ``x`` (of autocast where it is enabled). Differentiable in
@@ -59,8 +66,8 @@ def sparse_conv3x3(
     _check.image(op, "x", x)
     n, c, h, w = x.shape
     gather = None if in_channels is None else _check.channel_list(op, "in_channels", in_channels, c, x.device)
-    kept = c if gather is None else gather.shape[0]
-    _check.kernel3x3(op, "weight", weight, x, kept, "C of x" if gather is None else "len(in_channels)")
+    c_in = c if gather is None else gather.shape[0]
+    _check.kernel3x3(op, "weight", weight, x, c_in, "C of x" if gather is None else "len(in_channels)")
     c_out = weight.shape[0]
     _check.optional_vector(op, "bias", bias, x, c_out, "(C_out,)")
     _check.activation(op, activation, slope, x, c_out)
@@ -88,8 +95,11 @@ def sparse_conv3x3(
             slope=slope_of(slope),
         )
     keep = needs_grad(x, weight, bias, slope, residual) and not sign_survives(activation, slope, residual, 1.0)
+    slopes = split_slope(slope)
+    kept = None if packed is None else packed.get(0, x, weight, bias, *slopes, activation)
+    lists = (_check.on_device(gather, x), _check.on_device(scatter, x))
     out, _ = torch.ops.vsr_kernels.sparse_conv3x3(
-        x, weight, bias, *split_slope(slope), gather, scatter, residual, activation, keep
+        x, weight, bias, *slopes, *lists, residual, activation, keep, exact_float32(x), kept
     )
     return out
 
@@ -105,6 +115,7 @@ def sparse_residual_block(
     out_channels: Tensor | Sequence[int],
     activation: str = "relu",
     slope: float | Tensor | None = None,
+    packed: PackedWeights | None = None,
 ) -> Tensor:
     """Residual Sparsity Connection of SSL: ``y = x; y[:, out_channels] += conv2(act(conv1(x[:, in_channels])))``.
 
@@ -114,9 +125,10 @@ def sparse_residual_block(
         x: (N, C, H, W), float32, float16, bfloat16 or float64, any strides; channels_last is the fast path.
         weight1: (C_mid, len(in_channels), 3, 3); bias1: (C_mid,) or None.
         weight2: (len(out_channels), C_mid, 3, 3); bias2: (len(out_channels),) or None.
-        in_channels, out_channels: distinct channel numbers of ``x``, int64 or a sequence of ints.
+        in_channels, out_channels: distinct channel numbers of ``x``, as in :func:`sparse_conv3x3`.
         activation: ``none``, ``relu``, ``leaky_relu`` or ``prelu``, after the first convolution.
         slope: a float for ``leaky_relu``; a tensor (1,) or (C_mid,) for ``prelu``; otherwise None.
+        packed: where to keep packed weights between calls, on CUDA; None packs them in every call.
 
     Returns:
         (N, C, H, W), channels_last, dtype of ``x`` (of autocast where it is enabled). Differentiable in every floating
@@ -151,14 +163,17 @@ def sparse_residual_block(
             slope=slope_of(slope),
         )
     keep = needs_grad(x, weight1, bias1, weight2, bias2, slope)
+    slopes = split_slope(slope)
+    kept = packed_block(packed, x, weight1, bias1, weight2, bias2, slopes, activation)
+    lists = (_check.on_device(gather, x), _check.on_device(scatter, x))
     out, _ = torch.ops.vsr_kernels.sparse_residual_block(
-        x, weight1, bias1, weight2, bias2, *split_slope(slope), gather, scatter, activation, keep
+        x, weight1, bias1, weight2, bias2, *slopes, *lists, activation, keep, exact_float32(x), *kept
     )
     return out
 
 
 def _gathered(x: Tensor, channels: Tensor | None) -> Tensor:
-    return x if channels is None else x.index_select(1, channels.to(x.device))
+    return x if channels is None else x.index_select(1, channels)
 
 
 def _scattered(grad: Tensor | None, channels: Tensor | None, x: Tensor) -> Tensor | None:
@@ -166,7 +181,7 @@ def _scattered(grad: Tensor | None, channels: Tensor | None, x: Tensor) -> Tenso
     if grad is None or channels is None:
         return grad
     full = torch.zeros(x.shape, dtype=grad.dtype, device=grad.device).to(memory_format=torch.channels_last)
-    return full.index_copy(1, channels.to(x.device), grad)
+    return full.index_copy(1, channels, grad)
 
 
 def _conv_fake(
@@ -180,6 +195,8 @@ def _conv_fake(
     residual: Tensor | None,
     activation: str,
     keep: bool,
+    exact: bool,
+    packed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     n, _, h, w = x.shape
     c = weight.shape[0]
@@ -188,7 +205,9 @@ def _conv_fake(
 
 
 def _conv_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, _, slope, ctx.number, in_channels, out_channels, residual, ctx.activation, ctx.keep = inputs
+    x, weight, _, slope, ctx.number, in_channels, out_channels, residual, ctx.activation, ctx.keep, ctx.exact, _ = (
+        inputs
+    )
     out, saved = output
     ctx.mark_non_differentiable(saved)
     ctx.of_output = sign_survives(ctx.activation, ctx.number if slope is None else slope, residual, 1.0)
@@ -200,12 +219,11 @@ def _conv_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ..
     x, weight, slope, saved, in_channels, out_channels = ctx.saved_tensors
     need_kept("sparse_conv3x3", "keep_preactivation", ctx.of_output or ctx.keep)
     need = ctx.needs_input_grad
-    kept = _gathered(grad, out_channels)
     before, grad_slope = activation_gradients(
-        kept, kept if saved is None else saved, slope, ctx.activation, ctx.number, 1.0, 1, ctx.of_output
+        _gathered(grad, out_channels), saved, slope, ctx.activation, ctx.number, 1.0, 1
     )
     grad_x, grad_weight, grad_bias = conv_gradients(
-        before, _gathered(x, in_channels), weight, (need[0], need[1], need[2])
+        before, x, weight, (need[0], need[1], need[2]), ctx.exact, in_channels
     )
     return (
         _scattered(grad_x, in_channels, x),
@@ -216,8 +234,7 @@ def _conv_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ..
         None,
         None,
         grad if need[7] else None,
-        None,
-        None,
+        *[None] * 4,
     )
 
 
@@ -233,6 +250,9 @@ def _block_fake(
     out_channels: Tensor,
     activation: str,
     keep: bool,
+    exact: bool,
+    packed1: Tensor | None,
+    packed2: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     n, c, h, w = x.shape
     saved = empty_channels_last(x, (n, weight1.shape[0], h, w)) if keep else x.new_empty((0,))
@@ -240,7 +260,8 @@ def _block_fake(
 
 
 def _block_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight1, _, weight2, _, slope, ctx.number, in_channels, out_channels, ctx.activation, ctx.keep = inputs
+    x, weight1, _, weight2, _, slope, ctx.number, in_channels, out_channels, *others = inputs
+    ctx.activation, ctx.keep, ctx.exact = others[:3]
     _, hidden = output
     ctx.mark_non_differentiable(hidden)
     ctx.save_for_backward(x, weight1, weight2, slope, hidden, in_channels, out_channels)
@@ -249,9 +270,9 @@ def _block_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor
 def _block_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     x, weight1, weight2, slope, hidden, in_channels, out_channels = ctx.saved_tensors
     need_kept("sparse_residual_block", "keep_hidden", ctx.keep)
-    read, written = _gathered(x, in_channels), _gathered(grad, out_channels)
-    grad_x, *others = block_gradients(ctx, written, read, weight1, weight2, slope, hidden)
-    return (None if grad_x is None else grad.index_add(1, in_channels.to(x.device), grad_x)), *others, *[None] * 5
+    written = _gathered(grad, out_channels)
+    grad_x, *others = block_gradients(ctx, written, x, weight1, weight2, slope, hidden, in_channels)
+    return (None if grad_x is None else grad.index_add(1, in_channels, grad_x)), *others, *[None] * 8
 
 
 @on_load

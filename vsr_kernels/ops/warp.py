@@ -19,7 +19,8 @@ PADDINGS = ("zeros", "border")
 def flow_warp(x: Tensor, flow: Tensor, *, interpolation: str = "bilinear", padding: str = "zeros") -> Tensor:
     """Backward warp: ``out[n, :, i, j]`` is ``x[n]`` sampled at row ``i + dy``, column ``j + dx``.
 
-    Equals ``grid_sample(align_corners=True)`` on the pixel grid, without building a grid.
+    Equals ``grid_sample(align_corners=True)`` on the pixel grid, without building a grid. On CUDA, the gradient by
+    ``x`` is a sum whose order changes from run to run, unless ``torch.use_deterministic_algorithms(True)`` is in force.
 
     Args:
         x: (N, C, H, W), float32, float16, bfloat16 or float64, any strides.
@@ -36,29 +37,94 @@ def flow_warp(x: Tensor, flow: Tensor, *, interpolation: str = "bilinear", paddi
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what was given.
     """
-    _check.image("flow_warp", "x", x)
-    _check.like("flow_warp", "flow", flow, x, dtypes=(torch.float32, x.dtype))
-    n, _, h, w = x.shape
-    _check.shaped("flow_warp", "flow", flow, (n, 2, h, w), "(N, 2, H, W) as x")
-    if interpolation not in INTERPOLATIONS:
-        _check.fail("flow_warp", "interpolation", " or ".join(INTERPOLATIONS), repr(interpolation))
-    if padding not in PADDINGS:
-        _check.fail("flow_warp", "padding", " or ".join(PADDINGS), repr(padding))
+    _check_arguments("flow_warp", x, flow, interpolation, padding)
     if backend.choose("flow_warp", x) == "reference":
         return reference.flow_warp(x, flow, interpolation=interpolation, padding=padding)
     return torch.ops.vsr_kernels.flow_warp(x, flow, interpolation, padding)
+
+
+def flow_warp_concat(
+    x: Tensor,
+    flow: Tensor,
+    y: Tensor,
+    *,
+    warp_first: bool = True,
+    interpolation: str = "bilinear",
+    padding: str = "zeros",
+) -> Tensor:
+    """``torch.cat([flow_warp(x, flow), y], dim=1)`` without the warped image in between.
+
+    Args:
+        x, flow, interpolation, padding: as in :func:`flow_warp`.
+        y: (N, C_y, H, W) in the dtype of ``x``, any strides.
+        warp_first: whether the warped image comes before ``y``.
+
+    Returns:
+        (N, C + C_y, H, W) in the dtype and memory format of ``x``; differentiable in ``x``, ``flow`` and ``y``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what was given.
+    """
+    op = "flow_warp_concat"
+    _check_arguments(op, x, flow, interpolation, padding)
+    _check.image(op, "y", y)
+    if y.dtype != x.dtype:
+        _check.fail(op, "y", str(x.dtype), y.dtype, TypeError)
+    _check.like(op, "y", y, x)
+    n, _, h, w = x.shape
+    _check.shaped(op, "y", y, (n, None, h, w), "(N, C_y, H, W) as x")
+    if backend.choose("flow_warp", x) == "reference":
+        return reference.flow_warp_concat(
+            x, flow, y, warp_first=warp_first, interpolation=interpolation, padding=padding
+        )
+    return torch.ops.vsr_kernels.flow_warp_concat(x, flow, y, warp_first, interpolation, padding)
+
+
+def _check_arguments(op: str, x: Tensor, flow: Tensor, interpolation: str, padding: str) -> None:
+    _check.image(op, "x", x)
+    _check.like(op, "flow", flow, x, dtypes=(torch.float32, x.dtype))
+    n, _, h, w = x.shape
+    _check.shaped(op, "flow", flow, (n, 2, h, w), "(N, 2, H, W) as x")
+    if interpolation not in INTERPOLATIONS:
+        _check.fail(op, "interpolation", " or ".join(INTERPOLATIONS), repr(interpolation))
+    if padding not in PADDINGS:
+        _check.fail(op, "padding", " or ".join(PADDINGS), repr(padding))
 
 
 def _fake(x: Tensor, flow: Tensor, interpolation: str, padding: str) -> Tensor:
     return empty_like_format(x, x.shape)
 
 
+def _concat_fake(x: Tensor, flow: Tensor, y: Tensor, warp_first: bool, interpolation: str, padding: str) -> Tensor:
+    n, c, h, w = x.shape
+    return empty_like_format(x, (n, c + y.shape[1], h, w))
+
+
 def _backward_fake(
-    grad: Tensor, x: Tensor, flow: Tensor, interpolation: str, padding: str, need_x: bool, need_flow: bool
+    grad: Tensor,
+    x: Tensor,
+    flow: Tensor,
+    interpolation: str,
+    padding: str,
+    need_x: bool,
+    need_flow: bool,
+    deterministic: bool = False,
 ) -> tuple[Tensor, Tensor]:
     grad_x = empty_like_format(x, x.shape) if need_x else x.new_empty((0,))
     grad_flow = flow.new_empty(flow.shape if need_flow else (0,))
     return grad_x, grad_flow
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """By x and flow, which come first among the arguments, for the gradient of the warped image."""
+    x, flow = ctx.saved_tensors
+    need_x, need_flow = ctx.needs_input_grad[:2]
+    if not need_x and not need_flow:
+        return None, None
+    grad_x, grad_flow = torch.ops.vsr_kernels.flow_warp_backward(
+        grad, x, flow, ctx.interpolation, ctx.padding, need_x, need_flow, torch.are_deterministic_algorithms_enabled()
+    )
+    return grad_x if need_x else None, grad_flow if need_flow else None
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -67,17 +133,27 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-    x, flow = ctx.saved_tensors
-    need_x, need_flow = ctx.needs_input_grad[:2]
-    grad_x, grad_flow = torch.ops.vsr_kernels.flow_warp_backward(
-        grad, x, flow, ctx.interpolation, ctx.padding, need_x, need_flow
-    )
-    return grad_x if need_x else None, grad_flow if need_flow else None, None, None
+    return (*_gradients(ctx, grad), None, None)
+
+
+def _concat_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, flow, _, ctx.warp_first, ctx.interpolation, ctx.padding = inputs
+    ctx.save_for_backward(x, flow)
+
+
+def _concat_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
+    channels = ctx.saved_tensors[0].shape[1]
+    others = grad.shape[1] - channels
+    warped = grad.narrow(1, 0 if ctx.warp_first else others, channels)
+    beside = grad.narrow(1, channels if ctx.warp_first else 0, others)
+    return (*_gradients(ctx, warped), beside if ctx.needs_input_grad[2] else None, None, None, None)
 
 
 @on_load
 def _register() -> None:
     torch.library.register_fake("vsr_kernels::flow_warp", _fake)
+    torch.library.register_fake("vsr_kernels::flow_warp_concat", _concat_fake)
     torch.library.register_fake("vsr_kernels::flow_warp_backward", _backward_fake)
     torch.library.register_autograd("vsr_kernels::flow_warp", _backward, setup_context=_setup)
+    torch.library.register_autograd("vsr_kernels::flow_warp_concat", _concat_backward, setup_context=_concat_setup)
     no_double_backward("flow_warp_backward")

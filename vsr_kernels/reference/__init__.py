@@ -11,12 +11,13 @@ from .conv import activate, conv3x3, residual_block
 from .rep import merge_rep_branches
 from .shuffle import pixel_shuffle, pixel_unshuffle
 from .sparse import sparse_conv3x3, sparse_residual_block
-from .warp import flow_warp
+from .warp import flow_warp, flow_warp_concat
 
 __all__ = [
     "activate",
     "conv3x3",
     "flow_warp",
+    "flow_warp_concat",
     "merge_rep_branches",
     "pixel_shuffle",
     "pixel_unshuffle",

@@ -40,3 +40,18 @@ def flow_warp(
     )
     out = F.grid_sample(source, grid, mode=interpolation, padding_mode=padding, align_corners=True)
     return out.to(x.dtype).contiguous(memory_format=memory_format_of(x))
+
+
+def flow_warp_concat(
+    x: Tensor,  # (N, C, H, W)
+    flow: Tensor,  # (N, 2, H, W)
+    y: Tensor,  # (N, C_y, H, W)
+    *,
+    warp_first: bool = True,
+    interpolation: str = "bilinear",
+    padding: str = "zeros",
+) -> Tensor:
+    """The warped image and another tensor side by side."""
+    warped = flow_warp(x, flow, interpolation=interpolation, padding=padding)
+    both = torch.cat([warped, y] if warp_first else [y, warped], 1)
+    return both.contiguous(memory_format=memory_format_of(x))
