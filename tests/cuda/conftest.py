@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from resources import budgets, by_family, launch_complaints
 
 from ptxvm.cudart import Library
 from vsr_kernels import build
@@ -22,9 +24,14 @@ def toolkit() -> Path:
 
 
 @pytest.fixture(scope="session")
-def library(toolkit: Path) -> Callable[[str], Library]:
-    """library(name) -> the host and device code of kernels/<name>.cu on ptxvm, with every check on."""
+def library(toolkit: Path) -> Iterator[Callable[[str], Library]]:
+    """library(name) -> the host and device code of kernels/<name>.cu on ptxvm, with every check on; compiled once.
 
+    In the end, everything that tests launched is held to the budgets of threads and shared memory.
+    """
+    loaded_ones: list[Library] = []
+
+    @functools.cache
     def load(name: str) -> Library:
         before = os.environ.get("CUDA_HOME")
         os.environ["CUDA_HOME"] = str(toolkit)
@@ -38,6 +45,9 @@ def library(toolkit: Path) -> Callable[[str], Library]:
             else:
                 os.environ["CUDA_HOME"] = before
         loaded.options = {"check_uninitialized": True, "check_equal_stores": True}
+        loaded_ones.append(loaded)
         return loaded
 
-    return load
+    yield load
+    wrong = launch_complaints(loaded_ones, by_family(budgets()))
+    assert not wrong, "\n".join(["csrc/cuda/budgets.toml:", *wrong])

@@ -65,7 +65,7 @@ def test_every_byte(shuffle: Library, size: int, r: int, last: bool, inverse: bo
         assert (target == expected).all()
         launch = shuffle.launches[-1]
         vectors = r in (2, 3, 4) and shape[1 if last else 3] % (16 // size) == 0
-        family = "elements" if not vectors else "channels_last" if last else "contiguous"
+        family = ("channels_last" if last else "contiguous") if vectors else "rows" if last else "elements"
         assert f"shuffle_{family}_kernel" in launch.kernel
         stats = launch.stats
         assert stats.unwritten(target) == 0
@@ -83,7 +83,35 @@ def test_addresses_that_are_no_multiple_of_16(shuffle: Library, which: str, last
     target = ptxvm.poison(in_memory(expected.reshape(1, -1, 1, 1), False, misaligned=which == "target"))
     assert call(shuffle, source, target, shape, r, size, last, False) == 0
     assert (target == expected).all()
-    assert "shuffle_elements_kernel" in shuffle.launches[-1].kernel
+    assert f"shuffle_{'rows' if last else 'elements'}_kernel" in shuffle.launches[-1].kernel
+
+
+@pytest.mark.parametrize("inverse", [False, True], ids=["shuffle", "unshuffle"])
+@pytest.mark.parametrize(
+    ("shape", "r", "size", "rows"),
+    [
+        ((2, 3, 4, 400), 4, 2, True),  # the last layer of a network: several stretches of a row
+        ((1, 3, 3, 401), 4, 2, True),  # rows that are no whole vectors
+        ((1, 7, 2, 24), 5, 4, True),
+        ((1, 1001, 1, 4), 3, 2, True),  # more of one pixel than is good
+        ((1, 1001, 1, 2), 5, 2, False),  # a pixel that shared memory cannot hold
+    ],
+)
+def test_few_channels(
+    shuffle: Library, shape: tuple[int, int, int, int], r: int, size: int, rows: bool, inverse: bool
+) -> None:
+    packed, shuffled = problem(shape, r, size)
+    source, expected = (
+        in_memory(shuffled if inverse else packed, True),
+        in_memory(packed if inverse else shuffled, True),
+    )
+    target = ptxvm.poison(in_memory(expected.reshape(1, -1, 1, 1), False))
+    assert call(shuffle, source, target, shape, r, size, True, inverse) == 0
+    assert (target == expected).all()
+    assert f"shuffle_{'rows' if rows else 'elements'}_kernel" in shuffle.launches[-1].kernel
+    stats = shuffle.launches[-1].stats
+    assert stats.unwritten(target) == 0
+    assert stats.global_load_bytes == stats.unique_read_bytes == source.nbytes
 
 
 def test_problems_without_elements_launch_nothing(shuffle: Library) -> None:
