@@ -12,7 +12,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,21 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+Outputs = torch.Tensor | Sequence[torch.Tensor]
+
 
 @dataclass
 class Case:
     """One row of a table: what is timed, its peers by name (the first one is ours), and how their outputs compare."""
 
     name: str
-    peers: dict[str, Callable[[], torch.Tensor]]
+    peers: dict[str, Callable[[], Outputs]]
     tolerance: float  # relative L2 distance that a peer's output may have to ours
     calls: int = 1  # calls per timing
     rounds: int = 9
     warmup: int = 2
+    repeats: int = 1  # how often a call does the work
+    finish: Callable[[], None] = lambda: None  # waits for what calls only enqueue
 
 
 @dataclass
@@ -54,6 +58,13 @@ class Result:
     timings: dict[str, Timing] = field(default_factory=dict)
 
 
+def distance(theirs: Outputs, ours: Outputs) -> float:
+    """Relative L2 distance; of several outputs, that of the worst."""
+    pairs = [(theirs, ours)] if isinstance(theirs, torch.Tensor) else zip(theirs, ours, strict=True)
+    apart = [(a.double() - b.double()).norm() / b.double().norm() for a, b in pairs]
+    return torch.stack(apart).max().item()  # which is NaN if one of them is
+
+
 def measure(case: Case) -> Result:
     """Time a case.
 
@@ -62,21 +73,23 @@ def measure(case: Case) -> Result:
     """
     names = list(case.peers)
     with torch.inference_mode():
-        ours = case.peers[names[0]]().double()
+        ours = case.peers[names[0]]()
         for name in names[1:]:
-            distance = ((case.peers[name]().double() - ours).norm() / ours.norm()).item()
-            if not distance <= case.tolerance:
+            apart = distance(case.peers[name](), ours)
+            if not apart <= case.tolerance:
                 raise SystemExit(
-                    f"{case.name}: {name} differs by {distance:.2e} (allowed {case.tolerance:.0e}): no timing"
+                    f"{case.name}: {name} differs by {apart:.2e} (allowed {case.tolerance:.0e}): no timing"
                 )
         seconds: dict[str, list[float]] = {name: [] for name in names}
         for round_number in range(case.warmup + case.rounds):
             for name in names:
+                case.finish()
                 start = time.perf_counter()
                 for _ in range(case.calls):
                     case.peers[name]()
+                case.finish()
                 if round_number >= case.warmup:
-                    seconds[name].append((time.perf_counter() - start) / case.calls)
+                    seconds[name].append((time.perf_counter() - start) / case.calls / case.repeats)
     result = Result(case.name)
     for name in names:
         ratios = [theirs / own for theirs, own in zip(seconds[name], seconds[names[0]], strict=True)]
@@ -94,6 +107,7 @@ def measure(case: Case) -> Result:
 def environment() -> dict[str, Any]:
     """What a reader needs to place the figures."""
     return {
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
         "cpu": _cpu_name(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
@@ -112,17 +126,23 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def span(timing: Timing) -> str:
+    """Median, least and largest time, in ms or µs."""
+    unit, factor = ("ms", 1e3) if timing.median >= 1e-3 else ("µs", 1e6)
+    return f"{timing.median * factor:.2f} [{timing.low * factor:.2f}-{timing.high * factor:.2f}] {unit}"
+
+
 def report(results: list[Result], json_path: str | None) -> None:
     """Print the table; write it as JSON too if asked for."""
     console = Console(width=130)
     console.print(", ".join(f"{key}: {value}" for key, value in environment().items() if value != ""))
-    table = Table("case", "peer", "ms [min-max]", "times ours [min-max]")
+    table = Table("case", "peer", "time [min-max]", "times ours [min-max]")
     for result in results:
         for i, (name, t) in enumerate(result.timings.items()):
             table.add_row(
                 result.name if i == 0 else "",
                 name,
-                f"{t.median * 1e3:.2f} [{t.low * 1e3:.2f}-{t.high * 1e3:.2f}]",
+                span(t),
                 "" if i == 0 else f"{t.ratio:.2f} [{t.ratio_low:.2f}-{t.ratio_high:.2f}]",
             )
         table.add_section()

@@ -1,0 +1,1 @@
+"""Straightforward Triton kernels to compare with."""

