@@ -357,7 +357,7 @@ def test_plan_by_channels(block: Library, device: tuple[int, int, int, int, int]
 
 
 def test_plan_of_32_channels(block: Library) -> None:
-    """About even (cuda_prototype: ahead on A100, behind on the 4090)."""
+    """About even: ahead on an A100, behind on an RTX 4090."""
     assert plan(block, A100, 32, 180, 320) == FUSED
     assert plan(block, RTX4090, 32, 180, 320) == TWO_LAUNCHES
     assert plan(block, H100, 32, 180, 320) == FUSED

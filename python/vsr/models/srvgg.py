@@ -88,11 +88,13 @@ class SRVGGNet(Upscaler):
         y = x.to(last.weight.dtype)
         for index in range(0, len(self.body) - 1, 2):
             conv, name = self._conv(index), ACTIVATIONS[self.act_type]
-            y = conv3x3(y, conv.weight, conv.bias, activation=name, slope=self._slope(index + 1))
+            slope, packed = self._slope(index + 1), conv.packed_weights()
+            y = conv3x3(y, conv.weight, conv.bias, activation=name, slope=slope, packed=packed)
         skip = x if self.scale == 1 else F.interpolate(x, scale_factor=self.scale, mode="nearest")
+        packed = last.packed_weights()
         if fuses(skip, last.weight):
-            return conv3x3(y, last.weight, last.bias, residual=skip, pixel_shuffle=self.scale)
-        return add_skip(conv3x3(y, last.weight, last.bias, pixel_shuffle=self.scale), skip)
+            return conv3x3(y, last.weight, last.bias, residual=skip, pixel_shuffle=self.scale, packed=packed)
+        return add_skip(conv3x3(y, last.weight, last.bias, pixel_shuffle=self.scale, packed=packed), skip)
 
     def _conv(self, index: int) -> Conv3x3:
         return cast(Conv3x3, self.body[index])
