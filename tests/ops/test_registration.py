@@ -89,7 +89,7 @@ def test_opcheck(operator: str, backend: str) -> None:
         torch.library.opcheck(overload, sample)
 
 
-@pytest.mark.parametrize("need", itertools.product((False, True), repeat=3), ids=str)
+@pytest.mark.parametrize("need", list(itertools.product((False, True), repeat=3)), ids=str)
 @pytest.mark.parametrize(("backend", "dtype"), each("conv3x3", dtypes=LOW, backends=("cpu", "cuda")))
 def test_what_is_not_needed_is_empty(backend: str, dtype: torch.dtype, need: tuple[bool, bool, bool]) -> None:
     """Each gradient of a convolution, by itself and with the others, is the same."""
