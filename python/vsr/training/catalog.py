@@ -15,7 +15,7 @@ VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".mpg", ".mpeg", ".webm", ".m4
 
 # Folders of high-resolution clips inside a data set's folder: Vimeo-90K, REDS, and BasicSR's layout of Vid4 and UDM10.
 _HR_FOLDERS = ("sequences", "train_sharp", "GT", "HR")
-_LISTS = ("sep_trainlist.txt",)  # beside Vimeo-90K's sequences
+_VIMEO_LIST = "sep_trainlist.txt"  # beside Vimeo-90K's sequences
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class TrainingClip:
 
     name: str
     hr: Frames
-    lr: Frames | None = None
-    first: int = 0
-    count: int = 0
+    lr: Frames | None
+    first: int
+    count: int
 
     def __post_init__(self) -> None:
         frames = self.hr.shape[0]
@@ -74,8 +74,8 @@ def find_clips(
     """
     if not root.exists():
         raise UserError(f"{root}: no such file or folder")
-    if annotation is None and (root / _HR_FOLDERS[0]).is_dir():
-        annotation = next((root / name for name in _LISTS if (root / name).is_file()), None)
+    if annotation is None and (root / "sequences").is_dir() and (root / _VIMEO_LIST).is_file():
+        annotation = root / _VIMEO_LIST
     top = next((root / name for name in _HR_FOLDERS if (root / name).is_dir()), root)
     places = _places(top) if annotation is None else [top / name for name in _annotated(annotation)]
     clips = []

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -100,7 +100,6 @@ class _Parts:
     iteration: int = 0
     best: float = -math.inf
     bad_steps: int = 0
-    scores: dict[str, Score] = field(default_factory=dict)
 
 
 class Trainer:
@@ -325,18 +324,17 @@ class Trainer:
 
     def _validate(self) -> dict[str, Score]:
         """Scores of the averaged weights; the best ones are kept. Every rank waits for the first."""
+        scores: dict[str, Score] = {}
         if self.group.leads and self._validation:
             half = self.config.dtype == "bfloat16"
             model = self._shipped()
-            self._parts.scores = validate(
-                model, self._validation, self.config.data.degradation, self.group.device, half=half
-            )
-            mean = sum(score.psnr for score in self._parts.scores.values()) / len(self._parts.scores)
+            scores = validate(model, self._validation, self.config.data.degradation, self.group.device, half=half)
+            mean = sum(score.psnr for score in scores.values()) / len(scores)
             if mean > self._parts.best:
                 self._parts.best = mean
                 save_model(model, self.folder / BEST)
         self.group.wait()
-        return self._parts.scores
+        return scores
 
     def _save(self) -> None:
         if not self.group.leads:
