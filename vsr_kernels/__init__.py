@@ -12,6 +12,7 @@ from .nn.optimize import optimize
 from .ops import (
     PackedWeights,
     conv3x3,
+    conv_chain,
     flow_warp,
     merge_rep_branches,
     pixel_shuffle,
@@ -32,6 +33,7 @@ __all__ = [
     "__version__",
     "backends",
     "conv3x3",
+    "conv_chain",
     "cpu_isa",
     "flow_warp",
     "load",

@@ -67,6 +67,7 @@ SOURCES = {
         "cuda/thin_net.cu",
         "cuda/thin_net_bf16.cu",
         "cuda/thin_net_f16.cu",
+        "torch/chain_cuda.cpp",
         "torch/conv_cuda.cpp",
         "torch/shuffle_cuda.cpp",
         "torch/warp_cuda.cpp",

@@ -53,6 +53,8 @@ def under_autocast(function: Callable[..., Any], x: Tensor, *args: Any, **kwargs
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, list):
+        return [_cast(v, dtype) for v in value]
     if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64:
         return value.to(dtype)
     return value

@@ -1,4 +1,4 @@
-// Description of a chain of thin 3x3 convolutions that runs as one launch, and the choice of doing so.
+// Description of a chain of thin 3x3 convolutions that runs as one launch, and the choice of its tiles.
 #pragma once
 
 #include <cstdint>
@@ -135,25 +135,6 @@ inline ThinShape thin_block(int64_t c, int64_t c_mid) {
   ThinShape shape{};
   shape.layers = 2, shape.c_in = c, shape.c_out[0] = c_mid, shape.c_out[1] = c, shape.r = 1;
   return shape;
-}
-
-// fused: one launch, what is between layers in shared memory only. layers: a launch of the convolution for each.
-enum class ChainPlan { fused, layers };
-
-// The plan with the least predicted time on the device.
-inline ChainPlan choose_chain_plan(const ThinShape& shape, int64_t n, int64_t h, int64_t w, DType dtype,
-                                   const Gpu& gpu) {
-  if (!thin_runs(shape, dtype)) return ChainPlan::layers;
-  const ThinTile tile = thin_tile(shape, n, h, w, gpu);
-  if (tile.rows == 0) return ChainPlan::layers;
-  double apart = 0.0;
-  for (int layer = 0; layer < shape.layers; ++layer) {
-    const bool last = layer == shape.layers - 1;
-    const int64_t c_in = layer == 0 ? shape.c_in : shape.c_out[layer - 1];
-    const Conv3x3Layout layout = conv3x3_layout(c_in, shape.c_out[layer], last ? shape.r : 1, dtype, false);
-    apart += launch_cycles(conv_work(layout, n, h, w, last ? 2 : 1, gpu), gpu);
-  }
-  return tile.cycles <= apart ? ChainPlan::fused : ChainPlan::layers;
 }
 
 }  // namespace vsr

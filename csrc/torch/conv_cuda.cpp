@@ -5,111 +5,15 @@
 
 #include "core/conv3x3_wgrad.h"
 #include "core/residual_block.h"
-#include "cuda/conv3x3.h"
 #include "cuda/conv3x3_epilogue.h"
 #include "cuda/conv3x3_wgrad.h"
 #include "cuda/device.h"
 #include "cuda/residual_block.h"
+#include "torch/conv_on_cuda.h"
 #include "torch/conv_operators.h"
-#include "torch/cuda_call.h"
 
 namespace vsr::op {
 namespace {
-
-// Dense channels_last and on a boundary of 16 bytes, which a view into the middle of a tensor may miss.
-Tensor dense_on_vectors(const Tensor& t) {
-  const Tensor packed = dense(t, true);
-  return reinterpret_cast<uintptr_t>(data(packed)) % 16 == 0 ? packed : torch::stable::clone(packed);
-}
-
-OptionalTensor dense_on_vectors(const OptionalTensor& t) {
-  if (!t) return std::nullopt;
-  return dense_on_vectors(*t);
-}
-
-Tensor bytes_on(const Tensor& x, int64_t count) {
-  const std::array<int64_t, 1> shape{count};
-  return torch::stable::empty({shape.data(), shape.size()}, ScalarType::Byte, std::nullopt, x.device());
-}
-
-const int64_t* numbers(const OptionalTensor& list) { return static_cast<const int64_t*>(data(list)); }
-
-// Weights in the order of a layout.
-struct Packing {
-  Tensor packed;
-  OptionalTensor bias, slope;  // dense, for as long as the launch has not been enqueued
-  Conv3x3Pack problem;
-};
-
-Packing prepare_packing(const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& slope, double number,
-                        Activation activation, bool transposed, DType dtype, const Conv3x3Layout& layout) {
-  Packing made{bytes_on(weight, packed_bytes(layout)), contiguous(bias), contiguous(slope), {}};
-  made.problem = {.weight = data(weight),
-                  .bias = data(made.bias),
-                  .slope = data(made.slope),
-                  .packed = mutable_data(made.packed),
-                  .strides = strides_of(weight),
-                  .slope_count = slope ? slope->numel() : 0,
-                  .number = static_cast<float>(number),
-                  .activation = activation,
-                  .dtype = dtype,
-                  .transposed = transposed,
-                  .layout = layout};
-  return made;
-}
-
-Conv3x3Layout layout_of(const ConvCall& call) {
-  return conv3x3_layout(call.c_in(), call.c_out(), call.r, dtype_of(call.op, call.x), call.exact);
-}
-
-// What the call brings, if it is in this layout, else packed now.
-Tensor packed_for(const ConvCall& call, const Conv3x3Layout& layout, cudaStream_t stream) {
-  const Conv3x3Layout usual = layout_of(call);
-  if (call.packed) {
-    check_shape(call.op, "packed", *call.packed, {packed_bytes(usual)});
-    STD_TORCH_CHECK(call.packed->scalar_type() == ScalarType::Byte && call.packed->is_contiguous() &&
-                        call.packed->device() == call.x.device(),
-                    call.op, ": packed: expected what conv3x3_pack returns on the device of x");
-    if (usual.columns == layout.columns) return *call.packed;
-  }
-  const Packing made = prepare_packing(call.weight, call.bias, call.slope, call.number, call.activation, false,
-                                       dtype_of(call.op, call.x), layout);
-  if (made.packed.numel() > 0) raise(call.op, cuda::launch_conv3x3_pack(made.problem, stream));
-  return made.packed;
-}
-
-// Launches a checked call into `out`, and what is kept into `kept` unless that is empty.
-void convolve_into(const ConvCall& call, const Tensor& out, const OptionalTensor& kept, cudaStream_t stream) {
-  if (out.numel() == 0) return;
-  if (call.c_out() == 0) {  // nothing is added to the residual
-    Tensor copy = out;
-    torch::stable::copy_(copy, *call.residual);
-    return;
-  }
-  const Tensor packed = packed_for(call, layout_of(call), stream);
-  const OptionalTensor residual = dense_on_vectors(call.residual);
-  const OptionalTensor gather = contiguous(call.in_channels), scatter = contiguous(call.out_channels);
-  const Conv3x3 p{.x = data(call.x),
-                  .packed = data(packed),
-                  .residual = data(residual),
-                  .out = mutable_data(out),
-                  .kept = kept ? mutable_data(*kept) : nullptr,
-                  .in_channels = numbers(gather),
-                  .out_channels = numbers(scatter),
-                  .xs = strides_of(call.x),
-                  .n = call.x.size(0),
-                  .h = call.x.size(2),
-                  .w = call.x.size(3),
-                  .c_in = call.c_in(),
-                  .c_out = call.c_out(),
-                  .c_total = out.size(1),
-                  .r = call.r,
-                  .scale = static_cast<float>(call.scale),
-                  .activation = call.activation,
-                  .dtype = dtype_of(call.op, call.x),
-                  .exact = call.exact};
-  raise(call.op, cuda::launch_conv3x3(p, stream));
-}
 
 // One launch or two, as the model of costs has it. The packings of both plans are the same where both channel counts
 // are padded to the same number; where they are not, a packing for single convolutions is of no use to one launch.
@@ -146,10 +50,12 @@ void grad_x_into(const ConvGradients& call, const Tensor& grad_x, cudaStream_t s
   if (grad_x.numel() == 0) return;
   const DType dtype = dtype_of(call.op, call.x);
   const int64_t c_in = call.weight.size(1), c_out = call.weight.size(0);
-  const Packing packing = prepare_packing(call.weight, std::nullopt, std::nullopt, 0.0, Activation::none, true, dtype,
-                                          conv3x3_layout(c_out, c_in, 1, dtype, call.exact));
+  const Conv3x3Layout layout = conv3x3_layout(c_out, c_in, 1, dtype, call.exact);
+  const Tensor packed = bytes_on(call.x, packed_bytes(layout));
+  pack_into(mutable_data(packed), call.op, call.weight, std::nullopt, std::nullopt, 0.0, Activation::none, true, layout,
+            stream);
   const Conv3x3 p{.x = data(call.grad),
-                  .packed = data(packing.packed),
+                  .packed = data(packed),
                   .out = mutable_data(grad_x),
                   .xs = strides_of(call.grad),
                   .n = call.x.size(0),
@@ -161,7 +67,6 @@ void grad_x_into(const ConvGradients& call, const Tensor& grad_x, cudaStream_t s
                   .scale = 1.0f,
                   .dtype = dtype,
                   .exact = call.exact};
-  raise(call.op, cuda::launch_conv3x3_pack(packing.problem, stream));
   raise(call.op, cuda::launch_conv3x3(p, stream));
 }
 
@@ -290,9 +195,9 @@ Tensor conv3x3_pack(const Tensor& weight, const OptionalTensor& bias, const Opti
                   ": transposed: expected neither bias nor activation nor shuffle with it");
   const Conv3x3Layout layout =
       transposed ? conv3x3_layout(c_out, c_in, 1, dtype, exact) : conv3x3_layout(c_in, c_out, r, dtype, exact);
-  const Packing made = prepare_packing(weight, bias, slope, negative_slope, kind, transposed, dtype, layout);
-  if (made.packed.numel() > 0) raise(op, cuda::launch_conv3x3_pack(made.problem, StreamOf(weight)));
-  return made.packed;
+  const Tensor packed = bytes_on(weight, packed_bytes(layout));
+  pack_into(mutable_data(packed), op, weight, bias, slope, negative_slope, kind, transposed, layout, StreamOf(weight));
+  return packed;
 }
 
 }  // namespace

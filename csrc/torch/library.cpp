@@ -4,8 +4,10 @@
 #include <torch/csrc/stable/library.h>
 
 #include <string>
+#include <vector>
 
 #include "core/conv3x3.h"
+#include "core/conv_chain.h"
 #include "cpu/kernels.h"
 
 namespace {
@@ -16,6 +18,12 @@ int64_t conv3x3_packed_bytes(int64_t c_in, int64_t c_out, int64_t r, int64_t ele
   // The two 16-bit formats are packed alike.
   const vsr::DType dtype = element_size == 4 ? vsr::DType::f32 : vsr::DType::f16;
   return vsr::packed_bytes(vsr::conv3x3_layout(c_in, c_out, r, dtype, exact));
+}
+
+int64_t conv_chain_packed_bytes(const std::vector<int64_t>& channels, int64_t r, int64_t element_size, bool exact) {
+  int64_t bytes = 0;
+  vsr::chain_packings({channels, r}, element_size == 4 ? vsr::DType::f32 : vsr::DType::f16, exact, bytes);
+  return bytes;
 }
 
 }  // namespace
@@ -64,6 +72,16 @@ STABLE_TORCH_LIBRARY(vsr_kernels, m) {
       "residual_block(Tensor x, Tensor weight1, Tensor? bias1, Tensor weight2, Tensor? bias2, Tensor? slope, "
       "float negative_slope, str activation, float scale, bool keep_hidden, bool exact, Tensor? packed1, "
       "Tensor? packed2) -> (Tensor, Tensor)");
+  // CUDA only. -> residual + pixel_shuffle(conv_L(act(... act(conv_1(x))))); no biases, or one per layer; a slope per
+  // layer but the last for prelu, else none. packed: what conv_chain_pack made of the same; packed anew, by launches of
+  // its own, where absent
+  m.def(
+      "conv_chain(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] slopes, float negative_slope, str activation, "
+      "Tensor? residual, int pixel_shuffle, bool exact, Tensor? packed) -> Tensor");
+  m.def(
+      "conv_chain_pack(Tensor[] weights, Tensor[] biases, Tensor[] slopes, float negative_slope, str activation, "
+      "int pixel_shuffle, bool exact) -> Tensor");
+  m.def("conv_chain_packed_bytes(int[] channels, int pixel_shuffle, int element_size, bool exact) -> int");
   // in_channels, out_channels: int64 on the device of x. Their values are checked on the CPU only
   m.def(
       "sparse_conv3x3(Tensor x, Tensor weight, Tensor? bias, Tensor? slope, float negative_slope, Tensor? in_channels, "
@@ -79,5 +97,6 @@ STABLE_TORCH_LIBRARY(vsr_kernels, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(vsr_kernels, CompositeExplicitAutograd, m) {
   m.impl("conv3x3_packed_bytes", TORCH_BOX(&conv3x3_packed_bytes));
+  m.impl("conv_chain_packed_bytes", TORCH_BOX(&conv_chain_packed_bytes));
   m.impl("cpu_isa", TORCH_BOX(&cpu_isa));
 }

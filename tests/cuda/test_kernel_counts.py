@@ -32,8 +32,8 @@ def machine(library: Callable[[str], Library]) -> Machine:
 
 
 #: How far the products that machine code is counted to do may be from those that ran, as a share. For the weight
-#: gradient the mapping from machine code to PTX counts 2.8 % too many (60384 for 58752); why is not known, and its other
-#: machine instruction counts are as uncertain.
+#: gradient the mapping from machine code to PTX counts 2.8 % too many (60384 for 58752); why is not known, and its
+#: other machine instruction counts are as uncertain.
 MISPLACED = {"gradient": 0.03}
 
 

@@ -20,7 +20,6 @@ from torch import Tensor
 from ptxvm.cudart import Library
 from vsr_kernels import build, reference
 
-FUSED, LAYERS = 0, 1  # as numbered in csrc/core/thin_net.h
 INVALID_VALUE, NOT_SUPPORTED = 1, 801
 NEGATIVE_SLOPE = 0.1
 
@@ -320,24 +319,75 @@ def numbers(device: tuple[int, int, int, int, int]) -> list[object]:
     return [capability, multiprocessors, per_block << 10, everything << 10, *longs(l2 << 20)]
 
 
-def plan(library: Library, device: tuple[int, int, int, int, int], case: Case) -> int:
-    image_size = longs(case.n, case.h, case.w)
-    dtype = DTYPES.index(case.dtype)
-    found: int = library.call("chain_plan", *counts(case), *image_size, dtype, *numbers(device))
-    return found
+def cut(
+    library: Library,
+    device: tuple[int, int, int, int, int],
+    channels: tuple[int, ...],
+    size: tuple[int, int, int],
+    r: int = 1,
+    dtype: torch.dtype = torch.float16,
+) -> list[int]:
+    """How many layers each launch has."""
+    found = np.zeros(len(channels), np.int32)
+    count = library.call(
+        "chain_cut",
+        np.array(channels, np.int64),
+        len(channels) - 1,
+        *longs(r, *size),
+        DTYPES.index(dtype),
+        *numbers(device),
+        found,
+    )
+    return found[:count].tolist()
 
 
-def test_plan(chain: Library) -> None:
+def test_cut(chain: Library) -> None:
     """Launches and bytes are what thin nets take time for; what the kernel cannot do goes layer by layer."""
-    half = Case(REPSR, r=4, h=180, w=320, dtype=torch.float16)
     for device in (A100, H100):
-        for case in (half, replace(half, h=720, w=1280), replace(half, h=64, w=64, n=4)):
-            assert plan(chain, device, case) == FUSED
+        for size in ((1, 180, 320), (1, 720, 1280), (4, 64, 64)):
+            for channels in (REPSR, (3, 16, 16, 16, 16, 16, 48)):  # the latter is M4C16
+                launches = cut(chain, device, channels, size, 4)
+                assert sum(launches) == len(channels) - 1 and len(launches) <= 2
     for device in DEVICES:
-        assert plan(chain, device, replace(half, h=64, w=64)) == FUSED
-        assert plan(chain, device, replace(half, dtype=torch.float32)) == LAYERS
-        assert plan(chain, device, replace(half, channels=(16, 24, 16, 48))) == LAYERS
-    assert plan(chain, (80, 108, 16, 16, 40), half) == LAYERS  # no tile fits
+        assert len(cut(chain, device, REPSR, (1, 64, 64), 4)) <= 2
+        assert cut(chain, device, REPSR, (1, 64, 64), 4, torch.float32) == [1] * 4
+        assert cut(chain, device, (3, 64, 64, 48), (1, 180, 320), 4) == [1] * 3
+        # What takes 24 channels is in no launch of thin layers, though what gives them may end one.
+        launches = cut(chain, device, (16, 16, 24, 16, 16, 48), (1, 64, 64), 4)
+        ends = [sum(launches[: i + 1]) for i in range(len(launches))]
+        assert 2 in ends and 3 in ends and ends[-1] == 5
+    assert cut(chain, (80, 108, 16, 16, 40), REPSR, (1, 180, 320), 4) == [1] * 4  # no tile fits
+    assert cut(chain, A100, (3, 48), (1, 9, 9), 4) == [1]
+
+
+def test_a_cut_costs_the_least(chain: Library) -> None:
+    """Whatever a long network begins with, its end is cut as a shorter network would be."""
+    channels = (3, *[16] * 10, 12)
+    for device in DEVICES:
+        launches = cut(chain, device, channels, (1, 360, 640), 2)
+        assert sum(launches) == len(channels) - 1 and max(launches) <= 4
+        behind = channels[launches[0] :]
+        assert cut(chain, device, behind, (1, 360, 640), 2) == launches[1:]
+
+
+def test_where_packed_weights_lie(chain: Library) -> None:
+    """One after the other, twice where the two kinds of launch read other orders, once where they agree."""
+    found = np.zeros((4, 6), np.int64)
+    channels = np.array((3, 16, 16, 24, 48), np.int64)
+    total = chain.call(
+        "chain_packing", channels, 4, *longs(4), DTYPES.index(torch.float16), found, restype=ctypes.c_int64
+    )
+    end = 0
+    for alone_at, columns, alone_bytes, thin_at, thin_columns, thin_bytes in found.tolist():
+        assert alone_at == end and alone_at % 16 == 0
+        end += alone_bytes
+        if thin_at >= 0 and thin_columns != columns:
+            assert thin_at == end and thin_at % 16 == 0
+            end += thin_bytes
+        elif thin_at >= 0:
+            assert thin_at == alone_at and thin_bytes == alone_bytes
+    assert end == total
+    assert [row[3] >= 0 for row in found.tolist()] == [True, True, True, False]
 
 
 def test_rows(chain: Library) -> None:

@@ -55,6 +55,28 @@ def pack_samples(draw: Draw) -> Iterator[Sample]:
     yield draw.weight((12, 5, 3, 3)), None, None, 0.0, "none", 1, True, True
 
 
+def chain_operands(draw: Draw, activation: str) -> tuple[Any, ...]:
+    """Weights, biases, slopes, number and name of 3 -> 8 -> 5 -> 8 channels."""
+    name, slope, number = slope_arguments(activation, draw, 8)
+    weights = [draw.weight((8, 3, 3, 3)), draw.weight((5, 8, 3, 3), "channels_last"), draw.weight((8, 5, 3, 3))]
+    biases = [draw.bias(8), draw.bias(5), draw.bias(8)] if activation != "relu" else []
+    slopes = [] if slope is None else [slope, draw.slope(1 if slope.numel() == 1 else 5)]
+    return weights, biases, slopes, number, name
+
+
+def chain_samples(draw: Draw) -> Iterator[Sample]:
+    for i, activation in enumerate(ACTIVATIONS):
+        residual = draw.image((2, 2, 10, 8), "transposed") if i % 2 else None
+        yield draw.image((2, 3, 5, 4), "sliced"), *chain_operands(draw, activation), residual, 2, *UNPACKED
+    weight = draw.weight((3, 3, 3, 3))
+    yield draw.image((1, 3, 4, 4), "channels_last"), [weight], [], [], 0.0, "none", None, 1, *UNPACKED
+
+
+def chain_pack_samples(draw: Draw) -> Iterator[Sample]:
+    for activation in ACTIVATIONS:
+        yield *chain_operands(draw, activation), 2, True
+
+
 def epilogue_samples(draw: Draw) -> Iterator[Sample]:
     for activation, r in itertools.product(ACTIVATIONS, (1, 2)):
         name, slope, number = slope_arguments(activation, draw, 8)
@@ -122,6 +144,8 @@ def shuffle_samples(draw: Draw, *, inverse: bool) -> Iterator[Sample]:
 
 SAMPLES: dict[str, Callable[[Draw], Iterator[Sample]]] = {
     "conv3x3": conv_samples,
+    "conv_chain": chain_samples,
+    "conv_chain_pack": chain_pack_samples,
     "conv3x3_backward": backward_samples,
     "conv3x3_epilogue_backward": epilogue_samples,
     "conv3x3_pack": pack_samples,

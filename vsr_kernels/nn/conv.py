@@ -23,17 +23,14 @@ def _only_3x3(module: str, **given: Any) -> None:
             raise ValueError(f"{module}: {name}: expected {wanted[name]!r}, got {value!r}")
 
 
-class _Activated(nn.Module):
-    """Activation settings of a convolution, and its packed weights.
+class KeepsPackedWeights(nn.Module):
+    """A module whose weights are packed once in eval mode, see :class:`vsr_kernels.PackedWeights`.
 
-    The slope is a number, or a parameter for prelu. Weights are packed once in eval mode, see
-    :class:`vsr_kernels.PackedWeights`; in train mode they change from call to call.
+    In train mode they change from call to call.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.activation = "none"
-        self.number: float | None = None
         self._packed = PackedWeights()
 
     def train(self, mode: bool = True) -> Self:
@@ -48,6 +45,15 @@ class _Activated(nn.Module):
     def packed_weights(self) -> PackedWeights | None:
         """The argument ``packed`` for a call of the operator with this module's parameters; None in train mode."""
         return None if self.training else self._packed
+
+
+class _Activated(KeepsPackedWeights):
+    """Activation settings of a convolution. The slope is a number, or a parameter for prelu."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activation = "none"
+        self.number: float | None = None
 
     def _set_activation(
         self,

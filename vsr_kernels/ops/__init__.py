@@ -1,5 +1,6 @@
 """The public operators: one module per family with checks, dispatch, fake kernels, gradients and autocast rules."""
 
+from .chain import conv_chain
 from .conv import conv3x3, residual_block
 from .packing import PackedWeights
 from .rep import merge_rep_branches
@@ -10,6 +11,7 @@ from .warp import flow_warp
 __all__ = [
     "PackedWeights",
     "conv3x3",
+    "conv_chain",
     "flow_warp",
     "merge_rep_branches",
     "pixel_shuffle",

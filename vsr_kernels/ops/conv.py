@@ -25,6 +25,7 @@ def conv3x3(
     residual: Tensor | None = None,
     pixel_shuffle: int = 1,
     packed: PackedWeights | None = None,
+    slot: int = 0,
 ) -> Tensor:
     """3x3 convolution with its epilogue: ``pixel_shuffle(act(conv2d(x, weight, bias, padding=1)), r) + residual``.
 
@@ -36,7 +37,8 @@ def conv3x3(
         slope: a float for ``leaky_relu``; a tensor (1,) or (C_out,) for ``prelu``; otherwise None.
         residual: (N, C_out / r^2, r * H, r * W), added last, or None.
         pixel_shuffle: r >= 1; ``C_out`` must be divisible by r^2.
-        packed: where to keep packed weights between calls, on CUDA; None packs them in every call.
+        packed: where to keep packed weights between calls; None packs them in every call.
+        slot: which of the convolutions that share ``packed`` this is.
 
     Returns:
         (N, C_out / r^2, r * H, r * W), channels_last, dtype of ``x`` (of autocast where it is enabled). Accumulation is
@@ -73,7 +75,7 @@ def conv3x3(
         )
     keep = needs_grad(x, weight, bias, slope, residual) and not sign_survives(activation, slope, residual, 1.0)
     slopes = split_slope(slope)
-    kept = None if packed is None else packed.get(0, x, weight, bias, *slopes, activation, r)
+    kept = None if packed is None else packed.get(slot, x, weight, bias, *slopes, activation, r)
     out, _ = torch.ops.vsr_kernels.conv3x3(
         x, weight, bias, *slopes, residual, activation, 1.0, r, keep, exact_float32(x), kept
     )

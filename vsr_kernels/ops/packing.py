@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .precision import exact_float32
+
+_CHAIN = -1  # the slot of a whole chain; its layers have those from 0
 
 
 class _Held(NamedTuple):
@@ -63,21 +65,51 @@ class PackedWeights:
             x: its input, which says where and in which dtype it runs.
             weight, bias, slope, number, activation, r: as the operator takes them.
         """
-        if torch.compiler.is_compiling() or not x.is_cuda or not torch.cuda.is_initialized():
-            return None  # of a fake tensor, CUDA need not even be there
-        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
         exact = exact_float32(x)
 
-        def pack() -> Tensor:
+        def pack(dtype: torch.dtype) -> Tensor:
             cast = [None if t is None else t.to(dtype) for t in (weight, bias, slope)]
             return torch.ops.vsr_kernels.conv3x3_pack(*cast, number, activation, r, exact, False)
 
+        return self._get(slot, x, (weight, bias, slope), (exact, number, activation, r), pack)
+
+    def get_chain(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        slopes: Sequence[Tensor],
+        number: float,
+        activation: str,
+        r: int,
+    ) -> Tensor | None:
+        """The argument ``packed`` of ``conv_chain``, likewise; arguments as that operator takes them."""
+        exact = exact_float32(x)
+
+        def pack(dtype: torch.dtype) -> Tensor:
+            cast = [[t.to(dtype) for t in group] for group in (weights, biases, slopes)]
+            return torch.ops.vsr_kernels.conv_chain_pack(*cast, number, activation, r, exact)
+
+        settings = (exact, number, activation, r, len(weights), len(biases))
+        return self._get(_CHAIN, x, (*weights, *biases, *slopes), settings, pack)
+
+    def _get(
+        self,
+        slot: int,
+        x: Tensor,
+        parameters: tuple[Tensor | None, ...],
+        settings: tuple[Hashable, ...],
+        pack: Callable[[torch.dtype], Tensor],
+    ) -> Tensor | None:
+        if torch.compiler.is_compiling() or not x.is_cuda or not torch.cuda.is_initialized():
+            return None  # of a fake tensor, CUDA need not even be there
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
         with torch.no_grad():
             return self.lookup(
                 slot,
-                (weight, bias, slope),
-                (dtype, exact, number, activation, r),
-                pack,
+                parameters,
+                (dtype, *settings),
+                lambda: pack(dtype),
                 stream=torch.cuda.current_stream(x.device).cuda_stream,
                 capturing=torch.cuda.is_current_stream_capturing(),
             )

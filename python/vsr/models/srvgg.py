@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsr.models.base import Upscaler, add_skip, check_frames, fuses
-from vsr_kernels import conv3x3
-from vsr_kernels.nn import Conv3x3
+from vsr_kernels import conv_chain
+from vsr_kernels.nn import Conv3x3, KeepsPackedWeights
 
 #: BasicSR's names of the activations, and those of the operators.
 ACTIVATIONS = {"prelu": "prelu", "relu": "relu", "leakyrelu": "leaky_relu"}
 _LEAKY_SLOPE = 0.1
 
 
-class SRVGGNet(Upscaler):
+class SRVGGNet(Upscaler, KeepsPackedWeights):
     """The compact network of Real-ESRGAN (there: SRVGGNetCompact), as in realesr-animevideov3 and realesr-general.
 
     Convolution 3 -> ``num_feat``, ``num_conv`` convolutions ``num_feat`` -> ``num_feat``, each followed by the
@@ -83,27 +83,30 @@ class SRVGGNet(Upscaler):
             TypeError, ValueError: ``x`` is no such tensor.
         """
         check_frames(type(self).__name__, x, 4)
-        last = self._conv(-1)
         x = x.contiguous(memory_format=torch.channels_last)
-        y = x.to(last.weight.dtype)
-        for index in range(0, len(self.body) - 1, 2):
-            conv, name = self._conv(index), ACTIVATIONS[self.act_type]
-            slope, packed = self._slope(index + 1), conv.packed_weights()
-            y = conv3x3(y, conv.weight, conv.bias, activation=name, slope=slope, packed=packed)
         skip = x if self.scale == 1 else F.interpolate(x, scale_factor=self.scale, mode="nearest")
-        packed = last.packed_weights()
-        if fuses(skip, last.weight):
-            return conv3x3(y, last.weight, last.bias, residual=skip, pixel_shuffle=self.scale, packed=packed)
-        return add_skip(conv3x3(y, last.weight, last.bias, pixel_shuffle=self.scale, packed=packed), skip)
+        convs = [self._conv(index) for index in range(0, len(self.body), 2)]
+        weights = [conv.weight for conv in convs]
+        fused = fuses(skip, weights[-1])
+        y = conv_chain(
+            x.to(weights[-1].dtype),
+            weights,
+            [cast(Tensor, conv.bias) for conv in convs],
+            activation=ACTIVATIONS[self.act_type],
+            slope=self._slope(),
+            residual=skip if fused else None,
+            pixel_shuffle=self.scale,
+            packed=self.packed_weights(),
+        )
+        return y if fused else add_skip(y, skip)
 
     def _conv(self, index: int) -> Conv3x3:
         return cast(Conv3x3, self.body[index])
 
-    def _slope(self, index: int) -> Tensor | float | None:
-        act = self.body[index]
-        if isinstance(act, nn.PReLU):
-            return act.weight
-        return float(act.negative_slope) if isinstance(act, nn.LeakyReLU) else None
+    def _slope(self) -> list[Tensor] | float | None:
+        if self.act_type == "prelu":
+            return [cast(nn.PReLU, self.body[index]).weight for index in range(1, len(self.body), 2)]
+        return _LEAKY_SLOPE if self.act_type == "leakyrelu" else None
 
 
 class RepSRNet(SRVGGNet):

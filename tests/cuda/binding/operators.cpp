@@ -3,6 +3,7 @@
 
 #include "core/conv3x3.h"
 #include "core/conv3x3_wgrad.h"
+#include "core/conv_chain.h"
 #include "core/residual_block.h"
 #include "cpu/kernels.h"
 #include "torch/conv_operators.h"
@@ -10,6 +11,7 @@
 
 #define vsr_kernels VSR_NAMESPACE  // which the compiler is given
 #define CUDA CPU
+#include "torch/chain_cuda.cpp"
 #include "torch/conv_cuda.cpp"
 #include "torch/library.cpp"
 #include "torch/warp_cuda.cpp"

@@ -1,4 +1,5 @@
 // The launchers of the chain of thin convolutions, and the host functions behind them, as C functions of plain numbers.
+#include "core/conv_chain.h"
 #include "cuda/conv3x3_pack.cu"
 #include "cuda/thin_net.cu"
 #include "cuda/thin_net_bf16.cu"
@@ -54,11 +55,28 @@ extern "C" int conv_chain(const void* x, const void* residual, void* out, void* 
   return rows == 0 ? cuda::launch_conv_chain(p, nullptr) : cuda::launch_conv_chain(p, rows, nullptr);
 }
 
-extern "C" int chain_plan(int layers, int64_t c_in, const int64_t* c_out, int64_t r, int64_t n, int64_t h, int64_t w,
-                          int dtype, int capability, int multiprocessors, int shared_per_block,
-                          int shared_per_multiprocessor, int64_t l2_bytes) {
+// How many layers each launch of a network has; returns the number of launches.
+extern "C" int chain_cut(const int64_t* channels, int layers, int64_t r, int64_t n, int64_t h, int64_t w, int dtype,
+                         int capability, int multiprocessors, int shared_per_block, int shared_per_multiprocessor,
+                         int64_t l2_bytes, int* counts) {
   const Gpu gpu{capability, multiprocessors, shared_per_block, shared_per_multiprocessor, l2_bytes};
-  return static_cast<int>(choose_chain_plan(shape_of(layers, c_in, c_out, r), n, h, w, static_cast<DType>(dtype), gpu));
+  const ChainShape chain{{channels, channels + layers + 1}, r};
+  const std::vector<int> cut = cut_chain(chain, n, h, w, static_cast<DType>(dtype), false, gpu);
+  for (size_t i = 0; i < cut.size(); ++i) counts[i] = cut[i];
+  return static_cast<int>(cut.size());
+}
+
+// Six numbers per layer: where it is packed for a launch of its own and for thin convolutions, and the columns and
+// bytes of both. Returns the bytes of all.
+extern "C" int64_t chain_packing(const int64_t* channels, int layers, int64_t r, int dtype, int64_t* numbers) {
+  int64_t bytes = 0;
+  for (const ChainPacking& p :
+       chain_packings({{channels, channels + layers + 1}, r}, static_cast<DType>(dtype), false, bytes)) {
+    const int64_t found[] = {p.alone_at, p.alone.columns, packed_bytes(p.alone),
+                             p.thin_at,  p.thin.columns,  p.thin_at < 0 ? 0 : packed_bytes(p.thin)};
+    for (const int64_t number : found) *numbers++ = number;
+  }
+  return bytes;
 }
 
 extern "C" int chain_rows(int layers, int64_t c_in, const int64_t* c_out, int64_t r, int64_t n, int64_t h, int64_t w,
