@@ -21,6 +21,7 @@ from .ops import (
     sparse_conv3x3,
     sparse_residual_block,
 )
+from .planning import Plan, plan
 from .types import RepBranch
 from .version import __version__
 
@@ -29,6 +30,7 @@ load(compile_missing=False)
 __all__ = [
     "BackendStatus",
     "PackedWeights",
+    "Plan",
     "RepBranch",
     "__version__",
     "backends",
@@ -42,6 +44,7 @@ __all__ = [
     "optimize",
     "pixel_shuffle",
     "pixel_unshuffle",
+    "plan",
     "residual_block",
     "sparse_conv3x3",
     "sparse_residual_block",

@@ -44,50 +44,84 @@ Tensor sum_slope(const Tensor& slope, const std::vector<float>& rows, int64_t ch
   return torch::stable::to(wide, slope.scalar_type());
 }
 
+// Everything of a call but its tensors' memory.
+cpu::Conv describe(const ConvCall& call, const OptionalTensor& bias, const OptionalTensor& slope) {
+  return {.weight = data(call.weight),
+          .bias = data(bias),
+          .slope = data(slope),
+          .ws = strides_of(call.weight),
+          .c_in = call.c_in(),
+          .slope_count = slope ? slope->numel() : 0,
+          .tail = {.n = call.x.size(0),
+                   .h = call.x.size(2),
+                   .w = call.x.size(3),
+                   .c = call.c_out(),
+                   .c_out = call.output()[1],
+                   .r = call.r,
+                   .slope = static_cast<float>(call.number),
+                   .scale = static_cast<float>(call.scale),
+                   .activation = call.activation,
+                   .dtype = dtype_of(call.op, call.x)}};
+}
+
+OptionalTensor slopes_of(const ConvCall& call) {
+  return call.activation == Activation::prelu ? contiguous(call.slope) : std::nullopt;
+}
+
+Tensor bytes(const Tensor& like, int64_t count) {
+  const std::array<int64_t, 1> shape{count};
+  return torch::stable::empty({shape.data(), shape.size()}, ScalarType::Byte, std::nullopt, like.device());
+}
+
+// Weights, bias and slopes in the order of p.plan, which depends on sizes in its number of blocks only.
+Tensor pack(const cpu::Conv& p, const Tensor& like) {
+  const Tensor packed = bytes(like, p.plan.packed_bytes);
+  torch::stable::parallel_for(0, p.plan.pack_units, 4, [&](int64_t begin, int64_t end) {
+    cpu::kernels().conv_pack(p, mutable_data(packed), begin, end);
+  });
+  return packed;
+}
+
+Tensor packed_for(const ConvCall& call, const cpu::Conv& p) {
+  if (!call.packed) return pack(p, call.x);
+  const Tensor& packed = *call.packed;
+  check_shape(call.op, "packed", packed, {p.plan.packed_bytes});
+  STD_TORCH_CHECK(packed.scalar_type() == ScalarType::Byte && packed.is_contiguous() && packed.is_cpu() &&
+                      reinterpret_cast<uintptr_t>(data(packed)) % 64 == 0,
+                  call.op, ": packed: expected what conv3x3_pack returns on the CPU");
+  return packed;
+}
+
+// Runs a checked call into `out`, and pixel_shuffle(conv(x)) into `kept` unless that is empty.
+void convolve_into(const ConvCall& call, const Tensor& out, const Tensor& kept) {
+  if (out.numel() == 0) return;
+  if (call.c_out() == 0) {  // nothing is added to it
+    Tensor copy = out;
+    torch::stable::copy_(copy, *call.residual);
+    return;
+  }
+  const Tensor x = dense(gather(call.x, call.in_channels), true);
+  const OptionalTensor bias = contiguous(call.bias), slope = slopes_of(call);
+  const OptionalTensor residual = dense(call.residual, true), out_channels = contiguous(call.out_channels);
+  cpu::Conv p = describe(call, bias, slope);
+  p.x = data(x);
+  p.tail.out = mutable_data(out);
+  p.tail.kept = kept.numel() > 0 ? mutable_data(kept) : nullptr;
+  p.tail.residual = data(residual);
+  p.tail.scatter = static_cast<const int64_t*>(data(out_channels));
+  const cpu::Kernels& kernels = cpu::kernels();
+  p.plan = kernels.conv_plan(p);
+  const Tensor packed = packed_for(call, p);
+  p.packed = data(packed);
+  torch::stable::parallel_for(0, p.plan.blocks, 1, [&](int64_t begin, int64_t end) { kernels.conv3x3(p, begin, end); });
+}
+
 struct Cpu {
   // The output, and pixel_shuffle(conv(x)) if it is to be kept.
   static Pair convolve(const ConvCall& call, bool keep) {
-    STD_TORCH_CHECK(!call.packed, call.op, ": packed: expected none on the CPU, got a tensor");
-    Tensor out = make(call.x, call.output(), true);
+    const Tensor out = make(call.x, call.output(), true);
     const Tensor kept = keep ? make(call.x, call.shuffled(), true) : make_empty(call.x);
-    if (out.numel() == 0) return {out, kept};
-    if (call.c_out() == 0) return {torch::stable::copy_(out, *call.residual), kept};  // nothing is added to it
-    const Tensor x = dense(gather(call.x, call.in_channels), true);
-    const OptionalTensor bias = contiguous(call.bias);
-    const OptionalTensor slope = call.activation == Activation::prelu ? contiguous(call.slope) : std::nullopt;
-    const OptionalTensor residual = dense(call.residual, true), out_channels = contiguous(call.out_channels);
-    cpu::Conv p{.x = data(x),
-                .weight = data(call.weight),
-                .bias = data(bias),
-                .slope = data(slope),
-                .ws = strides_of(call.weight),
-                .c_in = call.c_in(),
-                .slope_count = slope ? slope->numel() : 0,
-                .tail = {.out = mutable_data(out),
-                         .kept = keep ? mutable_data(kept) : nullptr,
-                         .residual = data(residual),
-                         .scatter = static_cast<const int64_t*>(data(out_channels)),
-                         .n = x.size(0),
-                         .h = x.size(2),
-                         .w = x.size(3),
-                         .c = call.c_out(),
-                         .c_out = call.output()[1],
-                         .r = call.r,
-                         .slope = static_cast<float>(call.number),
-                         .scale = static_cast<float>(call.scale),
-                         .activation = call.activation,
-                         .dtype = dtype_of(call.op, x)}};
-    const cpu::Kernels& kernels = cpu::kernels();
-    p.plan = kernels.conv_plan(p);
-    const std::array<int64_t, 1> bytes{p.plan.packed_bytes};
-    const Tensor packed =
-        torch::stable::empty({bytes.data(), bytes.size()}, ScalarType::Byte, std::nullopt, x.device());
-    p.packed = data(packed);
-    torch::stable::parallel_for(0, p.plan.pack_units, 4, [&](int64_t begin, int64_t end) {
-      kernels.conv_pack(p, mutable_data(packed), begin, end);
-    });
-    torch::stable::parallel_for(0, p.plan.blocks, 1,
-                                [&](int64_t begin, int64_t end) { kernels.conv3x3(p, begin, end); });
+    convolve_into(call, out, kept);
     return {out, kept};
   }
 
@@ -160,7 +194,72 @@ struct Cpu {
   }
 };
 
+cpu::Conv describe_packing(const ConvCall& call, const OptionalTensor& bias, const OptionalTensor& slope) {
+  cpu::Conv p = describe(call, bias, slope);
+  p.tail.n = p.tail.h = p.tail.w = 1;
+  p.plan = cpu::kernels().conv_plan(p);
+  return p;
+}
+
+Tensor conv3x3_pack(const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& slope,
+                    double negative_slope, const std::string& activation, int64_t r, bool exact, bool transposed) {
+  const char* op = "conv3x3_pack";
+  STD_TORCH_CHECK(!transposed, op, ": transposed: expected False on the CPU, got True");
+  const Activation kind = activation_of(op, activation);
+  dtype_of(op, weight);
+  check_image(op, "weight", weight);
+  check_shape(op, "weight", weight, {weight.size(0), weight.size(1), 3, 3});
+  check_weights(op, weight, bias, kind, slope, r);
+  const ConvCall call{.op = op,
+                      .x = weight,
+                      .weight = weight,
+                      .bias = bias,
+                      .activation = kind,
+                      .number = negative_slope,
+                      .slope = slope,
+                      .r = r,
+                      .exact = exact};
+  if (call.c_out() == 0) return bytes(weight, 0);
+  const OptionalTensor biases = contiguous(bias), slopes = slopes_of(call);
+  return pack(describe_packing(call, biases, slopes), weight);
+}
+
+// The output of a planned call: as an operator would have made it.
+void check_out(const char* op, const Tensor& out, const Tensor& x, const Shape& shape) {
+  check_like(op, "out", out, x);
+  check_shape(op, "out", out, sizes(shape));
+  STD_TORCH_CHECK(data(dense(out, true)) == data(out), op, ": out: expected channels_last memory");
+}
+
+void conv3x3_into(Tensor out, const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                  const OptionalTensor& slope, double negative_slope, const OptionalTensor& in_channels,
+                  const OptionalTensor& out_channels, const OptionalTensor& residual, const std::string& activation,
+                  double scale, int64_t r, bool exact, const OptionalTensor& packed) {
+  const char* op = "conv3x3_into";
+  const ConvCall call{.op = op,
+                      .x = x,
+                      .weight = weight,
+                      .bias = bias,
+                      .in_channels = in_channels,
+                      .activation = activation_of(op, activation),
+                      .number = negative_slope,
+                      .slope = slope,
+                      .scale = scale,
+                      .r = r,
+                      .residual = residual,
+                      .out_channels = out_channels,
+                      .exact = exact,
+                      .packed = packed};
+  check(call);
+  check_out(op, out, x, call.output());
+  convolve_into(call, out, make_empty(x));
+}
+
 }  // namespace
 }  // namespace vsr::op
 
-STABLE_TORCH_LIBRARY_IMPL(vsr_kernels, CPU, m) { vsr::op::ConvOperators<vsr::op::Cpu>::add_to(m); }
+STABLE_TORCH_LIBRARY_IMPL(vsr_kernels, CPU, m) {
+  vsr::op::ConvOperators<vsr::op::Cpu>::add_to(m);
+  m.impl("conv3x3_into", TORCH_BOX(&vsr::op::conv3x3_into));
+  m.impl("conv3x3_pack", TORCH_BOX(&vsr::op::conv3x3_pack));
+}

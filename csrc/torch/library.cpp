@@ -20,6 +20,16 @@ int64_t conv3x3_packed_bytes(int64_t c_in, int64_t c_out, int64_t r, int64_t ele
   return vsr::packed_bytes(vsr::conv3x3_layout(c_in, c_out, r, dtype, exact));
 }
 
+int64_t conv3x3_cpu_packed_bytes(int64_t c_in, int64_t c_out, int64_t r, torch::headeronly::ScalarType dtype) {
+  using torch::headeronly::ScalarType;
+  if (c_out == 0) return 0;
+  vsr::cpu::Conv p{.c_in = c_in, .tail = {.n = 1, .h = 1, .w = 1, .c = c_out, .r = r}};
+  p.tail.dtype = dtype == ScalarType::Float  ? vsr::DType::f32
+                 : dtype == ScalarType::Half ? vsr::DType::f16
+                                             : vsr::DType::bf16;
+  return vsr::cpu::kernels().conv_plan(p).packed_bytes;
+}
+
 int64_t conv_chain_packed_bytes(const std::vector<int64_t>& channels, int64_t r, int64_t element_size, bool exact) {
   int64_t bytes = 0;
   vsr::chain_packings({channels, r}, element_size == 4 ? vsr::DType::f32 : vsr::DType::f16, exact, bytes);
@@ -42,8 +52,8 @@ STABLE_TORCH_LIBRARY(vsr_kernels, m) {
 
   // Of the convolutions, all channels_last:
   // exact: on CUDA, float32 is not rounded to TF32.
-  // packed: on CUDA, what conv3x3_pack made of these very weight, bias, slope, activation, shuffle and exact; packed
-  //   anew, by a launch of its own, where absent.
+  // packed: what conv3x3_pack made of these very weight, bias, slope, activation, shuffle and exact; packed anew where
+  //   absent, on CUDA by a launch of its own.
 
   // residual + scale * pixel_shuffle(act(conv(x))), and pixel_shuffle(conv(x)) (empty unless asked for)
   m.def(
@@ -60,12 +70,19 @@ STABLE_TORCH_LIBRARY(vsr_kernels, m) {
   m.def(
       "conv3x3_epilogue_backward(Tensor grad, Tensor saved, Tensor? slope, str activation, float negative_slope, "
       "float scale, int pixel_shuffle) -> (Tensor, Tensor)");
-  // CUDA only. -> bytes in the order in which the kernel reads them. transposed: of the gradient by x, whose output
+  // -> bytes in the order in which the kernel reads them. transposed, CUDA only: of the gradient by x, whose output
   // channels are the weight's input channels
   m.def(
       "conv3x3_pack(Tensor weight, Tensor? bias, Tensor? slope, float negative_slope, str activation, "
       "int pixel_shuffle, bool exact, bool transposed) -> Tensor");
   m.def("conv3x3_packed_bytes(int c_in, int c_out, int pixel_shuffle, int element_size, bool exact) -> int");
+  m.def("conv3x3_cpu_packed_bytes(int c_in, int c_out, int pixel_shuffle, ScalarType dtype) -> int");
+  // CPU only, for planned calls: conv3x3 and sparse_conv3x3 in one, and flow_warp, into memory that is there
+  m.def(
+      "conv3x3_into(Tensor(a!) out, Tensor x, Tensor weight, Tensor? bias, Tensor? slope, float negative_slope, "
+      "Tensor? in_channels, Tensor? out_channels, Tensor? residual, str activation, float scale, int pixel_shuffle, "
+      "bool exact, Tensor? packed) -> ()");
+  m.def("flow_warp_into(Tensor(a!) out, Tensor x, Tensor flow, str interpolation, str padding) -> ()");
   // -> the output, and for the backward what the sign of the activation's derivative needs of the hidden layer: its
   // output for relu and leaky_relu, the values before activation for prelu (empty unless asked for)
   m.def(
@@ -97,6 +114,7 @@ STABLE_TORCH_LIBRARY(vsr_kernels, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(vsr_kernels, CompositeExplicitAutograd, m) {
   m.impl("conv3x3_packed_bytes", TORCH_BOX(&conv3x3_packed_bytes));
+  m.impl("conv3x3_cpu_packed_bytes", TORCH_BOX(&conv3x3_cpu_packed_bytes));
   m.impl("conv_chain_packed_bytes", TORCH_BOX(&conv_chain_packed_bytes));
   m.impl("cpu_isa", TORCH_BOX(&cpu_isa));
 }

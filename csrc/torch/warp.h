@@ -49,6 +49,17 @@ inline FlowWarp describe_warp(const char* op, const Tensor& x, const Tensor& flo
           .border = mode.border};
 }
 
+// A warp into memory of any strides.
+inline FlowWarp describe_warp_into(const Tensor& out, const Tensor& x, const Tensor& flow,
+                                   const std::string& interpolation, const std::string& padding) {
+  const char* op = "flow_warp_into";
+  FlowWarp p = describe_warp(op, x, flow, interpolation, padding);
+  check_shape(op, "out", out, {p.n, p.c, p.h, p.w});
+  check_like(op, "out", out, x);
+  p.out = mutable_data(out), p.os = strides_of(out);
+  return p;
+}
+
 inline WarpCall prepare_warp(const Tensor& x, const Tensor& flow, const std::string& interpolation,
                              const std::string& padding) {
   FlowWarp p = describe_warp("flow_warp", x, flow, interpolation, padding);

@@ -17,6 +17,12 @@ Tensor flow_warp(const Tensor& x, const Tensor& flow, const std::string& interpo
   return call.out;
 }
 
+void flow_warp_into(Tensor out, const Tensor& x, const Tensor& flow, const std::string& interpolation,
+                    const std::string& padding) {
+  const FlowWarp p = describe_warp_into(out, x, flow, interpolation, padding);
+  if (x.numel() > 0) warp_rows(p);
+}
+
 Tensor flow_warp_concat(const Tensor& x, const Tensor& flow, const Tensor& y, bool warp_first,
                         const std::string& interpolation, const std::string& padding) {
   const WarpConcatCall call = prepare_warp_concat(x, flow, y, warp_first, interpolation, padding);
@@ -69,6 +75,7 @@ std::tuple<Tensor, Tensor> flow_warp_backward(const Tensor& grad, const Tensor& 
 
 STABLE_TORCH_LIBRARY_IMPL(vsr_kernels, CPU, m) {
   m.impl("flow_warp", TORCH_BOX(&vsr::op::flow_warp));
+  m.impl("flow_warp_into", TORCH_BOX(&vsr::op::flow_warp_into));
   m.impl("flow_warp_concat", TORCH_BOX(&vsr::op::flow_warp_concat));
   m.impl("flow_warp_backward", TORCH_BOX(&vsr::op::flow_warp_backward));
 }

@@ -142,6 +142,7 @@ def assert_same(got: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
 
 COMPARED = [name for name in SAMPLES if torch._C._dispatch_has_kernel_for_dispatch_key(f"vsr_kernels::{name}", "CPU")]
 COMPARED = [name for name in COMPARED if "conv" in name or "block" in name or "warp" in name]
+COMPARED.remove("conv3x3_pack")  # whose bytes are each backend's own
 
 
 @pytest.mark.parametrize("operator", COMPARED)

@@ -185,12 +185,9 @@ def test_fake_tensors_are_not_kept(weight: nn.Parameter) -> None:
     assert kept._slots == {}
 
 
-@pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_nothing_is_packed_elsewhere(weight: nn.Parameter, device: str) -> None:
-    """Kernels of the CPU take weights as they are."""
+def test_nothing_is_packed_elsewhere(weight: nn.Parameter) -> None:
     kept = PackedWeights()
-    x = torch.zeros(1, 3, 4, 4, device=device)
-    assert kept.get(0, x, weight, None) is None
+    assert kept.get(0, torch.zeros(1, 3, 4, 4, device="meta"), weight, None) is None
     assert kept._slots == {}
 
 

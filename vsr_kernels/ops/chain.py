@@ -42,7 +42,7 @@ def conv_chain(
         slope: a float for ``leaky_relu``; L - 1 tensors (1,) or (C_l,) for ``prelu``; otherwise None.
         residual: (N, C_L / r^2, r * H, r * W), added last, or None.
         pixel_shuffle: r >= 1; ``C_L`` must be divisible by r^2.
-        packed: where to keep packed weights between calls, on CUDA; None packs them in every call.
+        packed: where to keep packed weights between calls; None packs them in every call.
 
     Returns:
         (N, C_L / r^2, r * H, r * W), channels_last, dtype of ``x`` (of autocast where it is enabled). Differentiable in

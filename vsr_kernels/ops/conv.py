@@ -103,7 +103,7 @@ def residual_block(
         activation: ``none``, ``relu``, ``leaky_relu`` or ``prelu``, after the first convolution.
         slope: a float for ``leaky_relu``; a tensor (1,) or (C_mid,) for ``prelu``; otherwise None.
         scale: factor of the residual branch.
-        packed: where to keep packed weights between calls, on CUDA; None packs them in every call.
+        packed: where to keep packed weights between calls; None packs them in every call.
 
     Returns:
         (N, C, H, W), channels_last, dtype of ``x`` (of autocast where it is enabled). Differentiable in every tensor.
@@ -313,6 +313,9 @@ def _pack_fake(
 ) -> Tensor:
     c_out, c_in = weight.shape[:2]
     channels = (c_out, c_in) if transposed else (c_in, c_out)
+    if weight.device.type == "cpu":
+        size = torch.ops.vsr_kernels.conv3x3_cpu_packed_bytes(*channels, r, weight.dtype)
+        return weight.new_empty((size,), dtype=torch.uint8)
     size = torch.ops.vsr_kernels.conv3x3_packed_bytes(*channels, r, weight.element_size(), exact)
     return weight.new_empty((size,), dtype=torch.uint8)
 
@@ -404,11 +407,16 @@ def _block_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, .
     return (None if grad_x is None else grad_x + grad), *others, *[None] * 7
 
 
+def _into_fake(out: Tensor, *_: Any) -> None:
+    """Nothing is made."""
+
+
 @on_load
 def _register() -> None:
     torch.library.register_fake("vsr_kernels::conv3x3", _conv_fake)
     torch.library.register_fake("vsr_kernels::conv3x3_backward", _backward_fake)
     torch.library.register_fake("vsr_kernels::conv3x3_pack", _pack_fake)
+    torch.library.register_fake("vsr_kernels::conv3x3_into", _into_fake)
     torch.library.register_fake("vsr_kernels::conv3x3_epilogue_backward", _epilogue_backward_fake)
     torch.library.register_fake("vsr_kernels::residual_block", _block_fake)
     torch.library.register_autograd("vsr_kernels::conv3x3", _conv_backward, setup_context=_conv_setup)

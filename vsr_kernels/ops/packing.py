@@ -23,13 +23,14 @@ class _Held(NamedTuple):
 
 
 class PackedWeights:
-    """Weights of a convolution or residual block in the order in which the CUDA kernels read them.
+    """Weights of a convolution or residual block in the order in which the kernels read them.
 
-    Without one, an operator packs its weights in every call, by a small launch of its own. Give the same instance to
-    every call with the same parameters: they are packed in the first call, and again when one of them was replaced,
-    moved, cast or changed in place, as its identity, address and version counter tell. Changes that bypass the counter
-    (through ``parameter.data`` or memory shared with another library) have to be followed by :meth:`clear`; the modules
-    of :mod:`vsr_kernels.nn` do that in ``train()``, ``eval()`` and whenever they are moved or cast.
+    Without one, an operator packs its weights in every call, on CUDA by a small launch of its own. Give the same
+    instance to every call with the same parameters: they are packed in the first call, and again when one of them was
+    replaced, moved, cast or changed in place, as its identity, address and version counter tell. Changes that bypass
+    the counter (through ``parameter.data`` or memory shared with another library) have to be followed by
+    :meth:`clear`; the modules of :mod:`vsr_kernels.nn` do that in ``train()``, ``eval()`` and whenever they are moved
+    or cast.
 
     Only parameters are kept; other tensors, like a merged kernel, are packed in every call. So are weights in traced
     code (``torch.compile``, ``torch.export``), which holds no state. A CUDA graph captures the packing that was made
@@ -101,17 +102,21 @@ class PackedWeights:
         settings: tuple[Hashable, ...],
         pack: Callable[[torch.dtype], Tensor],
     ) -> Tensor | None:
-        if torch.compiler.is_compiling() or not x.is_cuda or not torch.cuda.is_initialized():
+        device = x.device.type
+        if torch.compiler.is_compiling() or device not in ("cpu", "cuda"):
+            return None
+        on_gpu = device == "cuda"
+        if on_gpu and not torch.cuda.is_initialized():
             return None  # of a fake tensor, CUDA need not even be there
-        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         with torch.no_grad():
             return self.lookup(
                 slot,
                 parameters,
                 (dtype, *settings),
                 lambda: pack(dtype),
-                stream=torch.cuda.current_stream(x.device).cuda_stream,
-                capturing=torch.cuda.is_current_stream_capturing(),
+                stream=torch.cuda.current_stream(x.device).cuda_stream if on_gpu else 0,
+                capturing=on_gpu and torch.cuda.is_current_stream_capturing(),
             )
 
     def lookup(

@@ -53,7 +53,7 @@ def sparse_conv3x3(
             copied; without, C_res = C_out and the result is added to all of it.
         activation: ``none``, ``relu``, ``leaky_relu`` or ``prelu``, before the addition.
         slope: a float for ``leaky_relu``; a tensor (1,) or (C_out,) for ``prelu``; otherwise None.
-        packed: where to keep packed weights between calls, on CUDA; None packs them in every call.
+        packed: where to keep packed weights between calls; None packs them in every call.
 
     Returns:
         (N, C_out or C_res, H, W), channels_last, dtype of ``x`` (of autocast where it is enabled). Differentiable in
@@ -128,7 +128,7 @@ def sparse_residual_block(
         in_channels, out_channels: distinct channel numbers of ``x``, as in :func:`sparse_conv3x3`.
         activation: ``none``, ``relu``, ``leaky_relu`` or ``prelu``, after the first convolution.
         slope: a float for ``leaky_relu``; a tensor (1,) or (C_mid,) for ``prelu``; otherwise None.
-        packed: where to keep packed weights between calls, on CUDA; None packs them in every call.
+        packed: where to keep packed weights between calls; None packs them in every call.
 
     Returns:
         (N, C, H, W), channels_last, dtype of ``x`` (of autocast where it is enabled). Differentiable in every floating

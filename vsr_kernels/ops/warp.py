@@ -149,8 +149,13 @@ def _concat_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | No
     return (*_gradients(ctx, warped), beside if ctx.needs_input_grad[2] else None, None, None, None)
 
 
+def _into_fake(out: Tensor, *_: Any) -> None:
+    """Nothing is made."""
+
+
 @on_load
 def _register() -> None:
+    torch.library.register_fake("vsr_kernels::flow_warp_into", _into_fake)
     torch.library.register_fake("vsr_kernels::flow_warp", _fake)
     torch.library.register_fake("vsr_kernels::flow_warp_concat", _concat_fake)
     torch.library.register_fake("vsr_kernels::flow_warp_backward", _backward_fake)

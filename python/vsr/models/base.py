@@ -19,8 +19,10 @@ class Upscaler(nn.Module, ABC):
         scale: Output height and width over those of the input.
         recurrent: False: ``forward`` takes frames (N, 3, H, W). True: clips (N, T, 3, H, W), and there is ``step``.
         receptive_field: Low-resolution pixels of halo after which the centre of a tile is exact; None: unbounded.
+        planned: Paths of the methods that do most of the work per frame, which :func:`vsr_kernels.plan` can replay.
     """
 
+    planned: tuple[str, ...] = ("forward",)
     scale: int
     recurrent: bool
     receptive_field: int | None

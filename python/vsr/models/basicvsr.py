@@ -8,6 +8,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from vsr.models.base import Upscaler, add_skip, check_frames, fuses
 from vsr.models.spynet import SPyNet
@@ -58,6 +59,14 @@ class BasicVSRState:
     frame: Tensor
 
 
+# So that vsr_kernels.plan sees its tensors.
+pytree.register_pytree_node(
+    BasicVSRState,
+    lambda state: ([state.feature, state.frame], None),
+    lambda tensors, _: BasicVSRState(*tensors),
+)
+
+
 class BasicVSR(Upscaler):
     """Features propagated backward and forward in time along optical flow, then enlarged frame by frame.
 
@@ -102,9 +111,11 @@ class BasicVSR(Upscaler):
         self.scale = scale
         self.recurrent = True
         self.receptive_field = None
+        self.planned = ("forward_trunk.forward", "_reconstruct")
         self.spynet = SPyNet()
         if bidirectional:
             self.backward_trunk = ResidualTrunk(num_feat + 3, num_feat, num_block)
+            self.planned = ("backward_trunk.forward", *self.planned)
         self.forward_trunk = ResidualTrunk(num_feat + 3, num_feat, num_block)
         self.fusion = nn.Conv2d(num_feat * (2 if bidirectional else 1), num_feat, 1)
         shuffles = _SHUFFLES[scale]
