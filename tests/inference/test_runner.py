@@ -48,6 +48,49 @@ def test_only_frames_that_overflow_are_repeated_in_float32() -> None:
     assert run.dtype == torch.float16
 
 
+class Rounding(nn.Module):
+    """Off by a number in half precision, and exact in float32; counts its calls by dtype."""
+
+    scale, recurrent, receptive_field = 1, False, 0
+
+    def __init__(self, error: float) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()))
+        self.error = error
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.gain.dtype == torch.float32 else x + self.error
+
+
+@pytest.mark.parametrize(("error", "good"), [(0.003, True), (0.0034, False), (float("nan"), False)])
+def test_half_precision_is_checked_on_the_first_frames(error: float, good: bool) -> None:
+    """50 dB are an error of 0.00316 of the range."""
+    x = torch.rand(1, 3, 20, 30) * 0.5 + 0.2
+    run = Runner(Rounding(error), device=CPU, dtype=torch.bfloat16, check_precision=True)
+    out = run.run(x)
+    assert run.dtype == (torch.bfloat16 if good else torch.float32)
+    assert torch.allclose(out, x + (error if good else 0.0), rtol=0, atol=1e-6)
+    assert len(run.warnings) == (0 if good else 1)
+    if not good:
+        assert "from float32 with this model: float32 is used" in run.warnings[0]
+    assert set(run._models) == {run.dtype} or not good
+
+
+def test_what_was_asked_for_is_not_checked() -> None:
+    run = runner(Rounding(0.1), torch.bfloat16)
+    x = torch.rand(1, 3, 8, 8)
+    assert torch.allclose(run.run(x), x + 0.1, rtol=0, atol=1e-6)
+    assert run.warnings == []
+
+
+def test_a_recurrent_model_is_checked_over_several_frames() -> None:
+    """The state of the check is not that of the job."""
+    frames = torch.rand(5, 3, 120, 130)
+    plain = runner(RunningMean(), torch.bfloat16)
+    checked = Runner(RunningMean(), device=CPU, dtype=torch.bfloat16, check_precision=True)
+    assert torch.equal(checked.run(frames), plain.run(frames))
+
+
 def test_repeated_overflow_ends_half_precision() -> None:
     run = runner(Overflowing(), torch.float16)
     for _ in range(6):

@@ -48,7 +48,10 @@ def upscale_command(
     ] = None,
     dtype: Annotated[
         str,
-        typer.Option(help="auto, float32, bfloat16 or float16. What overflows is computed again in float32."),
+        typer.Option(
+            help="auto, float32, bfloat16 or float16. auto takes half precision where the device is made for it and "
+            "the first frames come out within 50 dB of float32. What overflows is computed again in float32."
+        ),
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     tile: Annotated[

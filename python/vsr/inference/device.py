@@ -38,7 +38,8 @@ def choose_dtype(name: str, device: torch.device, bits: int) -> torch.dtype:
     """The precision for a name such as ``auto`` or ``float16``.
 
     ``auto`` is float16 on CUDA devices that compute in it, bfloat16 on CPUs with instructions for it, float32
-    elsewhere. bfloat16 resolves 256 levels, which is too coarse for sources of more than 8 bits: they get float32.
+    elsewhere; the runner then checks it on the first frames. bfloat16 resolves 256 levels, which is too coarse for
+    sources of more than 8 bits: they get float32.
 
     Args:
         name: ``auto`` or a key of :data:`DTYPES`.

@@ -82,7 +82,14 @@ def upscale(
     with ExitStack() as stack:
         origin = _open_source(source, target, kinds, options, stack)
         dtype = choose_dtype(options.dtype, device, origin.bits)
-        runner = Runner(model, device=device, dtype=dtype, tile=options.tile, overlap=options.tile_overlap)
+        runner = Runner(
+            model,
+            device=device,
+            dtype=dtype,
+            tile=options.tile,
+            overlap=options.tile_overlap,
+            check_precision=options.dtype == "auto",
+        )
         job = None
         if kinds[1] is Kind.FOLDER:
             identity = _identity(source, model, options, scale, dtype, device)

@@ -20,6 +20,7 @@ _DEFAULT_OVERLAP = 32
 _GREATEST_EXACT_OVERLAP = 64
 _MAX_RETRIES = 3
 _ALWAYS_FITS = 128 * 128
+_CHECKED_SIDE, _CHECKED_FRAMES, _LEAST_PSNR = 96, 3, 50.0
 
 
 class Runner:
@@ -31,6 +32,8 @@ class Runner:
         dtype: Precision to compute in.
         tile: Side of a tile in input pixels; 0 for none ever; None to tile only when memory is short.
         overlap: Surroundings of a tile in input pixels; None for as much as the model's receptive field asks.
+        check_precision: Whether to compare a part of the first frames with float32, and to compute in float32 if they
+            are less than 50 dB of PSNR from it.
 
     Attributes:
         scale: Enlargement of the model.
@@ -52,6 +55,7 @@ class Runner:
         dtype: torch.dtype,
         tile: int | None = None,
         overlap: int | None = None,
+        check_precision: bool = False,
     ) -> None:
         self.scale = int(model.scale)  # type: ignore[arg-type]
         self.recurrent = bool(model.recurrent)
@@ -66,6 +70,7 @@ class Runner:
         self.warnings: list[str] = []
         self._exact = field is not None and overlap >= field
         self._may_tile = tile != 0
+        self._checks = check_precision and dtype != torch.float32
         self._plans = tile is None and device.type == "cpu"
         self.device = device
         self._original = model
@@ -115,6 +120,8 @@ class Runner:
         """
         keep = frames.shape[0] if keep is None else keep
         height, width = frames.shape[-2:]
+        if self._checks:
+            self._check_precision(frames)
         if self._plans:
             self._plan(height, width, frames.shape[0])
         if (height, width) != self._size:
@@ -197,6 +204,22 @@ class Runner:
                 setattr(part, name, plan(getattr(part, name)))
             self._models[dtype] = fresh
         return self._models[dtype]
+
+    def _check_precision(self, frames: Tensor) -> None:
+        """Before the first call, see on a part of the pictures whether half precision is good enough."""
+        self._checks = False
+        top, left = (max(0, (size - _CHECKED_SIDE) // 2) for size in frames.shape[-2:])
+        patch = frames[:_CHECKED_FRAMES, :, top : top + _CHECKED_SIDE, left : left + _CHECKED_SIDE]
+        with torch.inference_mode():
+            low, exact = (
+                self._call(dtype, patch, None, patch.shape[0])[0].clamp(0, 1) for dtype in (self.dtype, torch.float32)
+            )
+        psnr = -10 * math.log10(max(1e-10, (low.double() - exact.double()).square().nan_to_num(1.0).mean().item()))
+        if psnr >= _LEAST_PSNR:
+            del self._models[torch.float32]
+            return
+        self.warnings.append(f"{_name(self.dtype)} is {psnr:.1f} dB from float32 with this model: float32 is used")
+        self.dtype = torch.float32
 
     def _plan(self, height: int, width: int, frames: int) -> None:
         """On a CPU, decide before the first call whether the pictures have to be tiled."""
