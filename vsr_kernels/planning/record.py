@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from .arena import Buffer
@@ -46,6 +45,8 @@ def record(function: Callable[..., Any], tensors: Sequence[Tensor]) -> Recording
     Raises:
         NotPlannableError: what it does depends on values, not on shapes alone, or draws random numbers.
     """
+    from torch.fx.experimental.proxy_tensor import make_fx  # which takes as long to import as torch itself
+
     returned: list[pytree.TreeSpec] = []
 
     def flat(*given: Tensor) -> list[Any]:
