@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 
 from vsr.cli.upscale import upscale_command
 from vsr.errors import UserError
+from vsr.files import PendingFile, writing
 from vsr.inference import upscale
-from vsr.inference.files import PendingFile, writing
 from vsr.models import SRVGGNet, save_model
 
 app = typer.Typer()
@@ -157,7 +157,7 @@ def test_device_that_is_not_here(work: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_unreadable_and_unwritable(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vsr.inference.files.os.access", lambda path, mode: False)  # as root, everything is allowed
+    monkeypatch.setattr("vsr.files.os.access", lambda path, mode: False)  # as root, everything is allowed
     with pytest.raises(UserError, match=f"{tmp_path}: no permission to write there"):
         upscale(work / "clip.mp4", tmp_path / "out.mp4", model=Nearest())
     monkeypatch.undo()

@@ -14,7 +14,7 @@ def whole_file(target: Path) -> Iterator[Path]:
     Raises:
         UserError: The folder does not exist, cannot be written to, or the disk is full.
     """
-    from vsr.inference.files import PendingFile, writing
+    from vsr.files import PendingFile, writing
 
     pending = PendingFile(target)
     try:

@@ -110,7 +110,7 @@ def evaluate(
 
 def _check_targets(json_file: Path | None, plot_file: Path | None) -> None:
     """Find out now, not after minutes of computing, that an output cannot be written."""
-    from vsr.inference.files import check_folder
+    from vsr.files import check_folder
     from vsr.metrics.plot import check_plot
 
     for target in (json_file, plot_file):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vsr.errors import DamagedInputError, UserError
-from vsr.inference.files import PendingFile, writing
+from vsr.files import PendingFile, writing
 from vsr.inference.frame import Frame, Picture, StillInfo
 from vsr.inference.png16 import encode_png16, is_png16, read_deep
 

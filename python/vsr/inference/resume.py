@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vsr.errors import UserError
-from vsr.inference.files import check_folder, writing
+from vsr.files import check_folder, writing
 from vsr.inference.images import is_image
 
 _MANIFEST, _CHECKPOINT = "manifest.json", "state.safetensors"

@@ -11,9 +11,9 @@ from av.stream import Stream
 from torch import Tensor
 
 from vsr.errors import UserError
+from vsr.files import check_folder
 from vsr.inference.alpha import enlarge_alpha
 from vsr.inference.encode_pixels import quantise_rgb
-from vsr.inference.files import check_folder
 from vsr.inference.frame import Frame, Picture, StillInfo
 from vsr.inference.images import takes_16_bits, takes_alpha, write_image
 from vsr.inference.pixels import Planes

@@ -20,10 +20,10 @@ from av.video.stream import VideoStream
 from torch import Tensor, from_numpy
 
 from vsr.errors import UserError
+from vsr.files import PendingFile, writing
 from vsr.inference.colour import PICTURE_COLOUR, RGB, Colour
 from vsr.inference.encode_pixels import encoder_planes, frame_of_planes
 from vsr.inference.encoders import ENCODERS, choose_codec, choose_format, container_of, encoder_options
-from vsr.inference.files import PendingFile, writing
 from vsr.inference.frame import Frame
 from vsr.inference.hdr import HdrMetadata, x265_parameters
 from vsr.inference.orientation import DisplayMatrix

@@ -5,10 +5,8 @@ Files of strangers are data: pickles are only ever read with ``weights_only=True
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -21,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vsr.errors import UserError
+from vsr.files import PendingFile, writing
 from vsr.models.ncnn import read_ncnn
 
 _WRAPPERS = ("params_ema", "params", "state_dict")  # in the order of preference
@@ -94,20 +93,16 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     Raises:
         UserError: The file cannot be written.
     """
-    part = None
+    pending = PendingFile(path)
     try:
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        os.close(handle)
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, part, dict(metadata))
-        with open(part, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(part, path)
-        part = None
-    except (OSError, SafetensorError) as error:
+        dense = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        with writing(path):
+            save_file(dense, pending.temporary, dict(metadata))
+        pending.commit()
+    except SafetensorError as error:
         raise UserError(f"{path}: cannot be written: {error}") from error
     finally:
-        if part is not None:
-            os.unlink(part)
+        pending.discard()
 
 
 def _renamed(key: str) -> str:

@@ -1,4 +1,4 @@
-"""Reads ncnn models (.param with .bin) that hold a compact network, as Real-ESRGAN's ncnn ports ship them.
+"""ncnn models (.param with .bin) that hold a compact network, as Real-ESRGAN's ncnn ports ship them.
 
 The ``.param`` file is text: a magic number, counts, one line per layer. The ``.bin`` file holds the layers' weights in
 the same order: a convolution's kernel behind a tag that says its type, biases and PReLU slopes as plain float32.
@@ -6,6 +6,7 @@ the same order: a convolution's kernel behind a tag that says its type, biases a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vsr.errors import UserError
+from vsr.files import PendingFile, writing
 
 _MAGIC = "7767517"
 _FLOAT32, _FLOAT16 = 0x00000000, 0x01306B47
@@ -81,6 +83,52 @@ def read_ncnn(path: Path) -> dict[str, Tensor]:
     if reader.at != len(reader.data):
         raise UserError(f"{weights}: {len(reader.data) - reader.at} bytes are left over; it does not fit {path.name}")
     return {f"body.{i}.{key}": value for i, layer in enumerate(chain) for key, value in layer.tensors.items()}
+
+
+def write_ncnn(path: Path, convolutions: Sequence[tuple[Tensor, Tensor]], slopes: Sequence[Tensor], scale: int) -> None:
+    """Write a compact network for ncnn: what :func:`read_ncnn` reads.
+
+    Args:
+        path: The ``.param`` file; the ``.bin`` file of the same name goes beside it. Each appears whole or not at all.
+        convolutions: Weights (C_out, C_in, 3, 3) and biases (C_out,), float32.
+        slopes: (C_out,) of the PReLU behind each convolution but the last.
+        scale: Of the pixel shuffle at the end.
+
+    Raises:
+        UserError: A file cannot be written.
+    """
+    lines = ["Input data 0 1 data", "Split split 1 2 data data_body data_skip"]
+    weights: list[bytes] = []
+    blob = "data_body"
+
+    def layer(kind: str, name: str, settings: str, *tensors: Tensor) -> None:
+        nonlocal blob
+        lines.append(f"{kind} {name} 1 1 {blob} {name} {settings}")
+        weights.extend(tensor.numpy().astype("<f4").tobytes() for tensor in tensors)
+        blob = name
+
+    for i, (weight, bias) in enumerate(convolutions):
+        weights.append(_FLOAT32.to_bytes(4, "little"))
+        settings = f"0={weight.shape[0]} 1=3 4=1 5=1 6={weight.numel()}"
+        layer("Convolution", f"conv{i}", settings, weight.contiguous(), bias)
+        if i < len(slopes):
+            layer("PReLU", f"prelu{i}", f"0={slopes[i].numel()}", slopes[i])
+    layer("PixelShuffle", "shuffled", f"0={scale}")
+    lines.append(f"Interp repeat 1 1 data_skip repeated 0=1 1={scale:.6e} 2={scale:.6e}")
+    lines.append(f"BinaryOp add 2 1 {blob} repeated output 0=0")
+    blobs = sum(int(line.split()[3]) for line in lines)
+    text = "\n".join([_MAGIC, f"{len(lines)} {blobs}", *lines, ""])
+    contents = {path.with_suffix(".bin"): b"".join(weights), path: text.encode("ascii")}
+    pending = {target: PendingFile(target) for target in contents}
+    try:
+        for target, content in contents.items():
+            with writing(target):
+                pending[target].temporary.write_bytes(content)
+        for file in pending.values():
+            file.commit()
+    finally:
+        for file in pending.values():
+            file.discard()
 
 
 def _read_param(path: Path) -> list[_Layer]:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from vsr.data.clips import CLIPS, fetch_clip
 from vsr.errors import UserError
-from vsr.inference.files import PendingFile, writing
+from vsr.files import PendingFile, writing
 from vsr.inference.video_reader import VideoReader
 from vsr.training.panorama import Panorama
 

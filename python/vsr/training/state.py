@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from vsr.errors import UserError
-from vsr.inference.files import PendingFile, writing
+from vsr.files import PendingFile, writing
 
 _FORMAT = 1
 

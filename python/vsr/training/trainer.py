@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from vsr.errors import UserError
-from vsr.inference.files import PendingFile
+from vsr.files import PendingFile
 from vsr.models import BasicVSR, SRVGGNet, load_spynet, save_model
 from vsr.models.base import Upscaler
 from vsr.training.catalog import TrainingClip

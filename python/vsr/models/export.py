@@ -1,0 +1,112 @@
+"""Writes plain networks for other programs: ONNX, ncnn, and the file that Real-ESRGAN's tools read."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vsr.errors import UserError
+from vsr.files import PendingFile, writing
+from vsr.models.base import Upscaler
+from vsr.models.ncnn import write_ncnn
+from vsr.models.srvgg import SRVGGNet
+
+_OPSET, _IR_VERSION = 17, 8  # what runtimes of the last years read
+
+
+def export_model(model: Upscaler, path: Path) -> None:
+    """Write a plain network in the format that the file's ending stands for.
+
+    ``.onnx``: input ``frames`` (N, 3, H, W) float32 in [0, 1], output ``enlarged`` (N, 3, s H, s W), any N, H and W.
+    ``.param``, with ``.bin`` beside it: ncnn, blobs ``data`` and ``output``, as Real-ESRGAN's ncnn ports expect them.
+    ``.pth``: Real-ESRGAN's own layout (``params``), which BasicSR, spandrel and others read.
+
+    Args:
+        model: A :class:`vsr.models.SRVGGNet`, such as a merged RepSR.
+        path: The target; it appears whole or not at all.
+
+    Raises:
+        UserError: Another network or ending, a missing package, or a file that cannot be written.
+    """
+    if not isinstance(model, SRVGGNet):
+        raise UserError(f"{path}: only plain networks (SRVGG, RepSR) can be exported, not {type(model).__name__}")
+    if path.suffix == ".onnx":
+        _write(path, _onnx_bytes(model))
+    elif path.suffix == ".param":
+        write_ncnn(path, *layers_of(model), model.scale)
+    elif path.suffix == ".pth":
+        content = io.BytesIO()  # torch would turn a full disk into another error
+        torch.save({"params": {key: value.float().cpu() for key, value in model.state_dict().items()}}, content)
+        _write(path, content.getvalue())
+    else:
+        raise UserError(f"{path}: expected a name that ends in .onnx, .param (ncnn) or .pth (Real-ESRGAN)")
+
+
+def layers_of(model: SRVGGNet) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
+    """Weights and biases of the convolutions, and the slope per channel of the activation behind each but the last.
+
+    All activations that the network can have are PReLUs: with slopes of zero, or of one constant.
+    """
+    state = {key: value.float().cpu() for key, value in model.state_dict().items()}
+    count = model.num_conv + 2
+    convolutions = [(state[f"body.{2 * i}.weight"], state[f"body.{2 * i}.bias"]) for i in range(count)]
+    constant = {"prelu": 0.0, "relu": 0.0, "leakyrelu": 0.1}[model.act_type]
+    slopes = [state.get(f"body.{2 * i + 1}.weight", torch.full((model.num_feat,), constant)) for i in range(count - 1)]
+    return convolutions, slopes
+
+
+def _onnx_bytes(model: SRVGGNet) -> bytes:
+    try:
+        import onnx
+        from onnx import TensorProto, helper, numpy_helper
+    except ImportError as error:
+        raise UserError("an ONNX file needs the package onnx: pip install onnx") from error
+    nodes: list[Any] = []
+    constants: list[Any] = []
+
+    def constant(name: str, value: Tensor | np.ndarray[Any, Any]) -> str:
+        constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    convolutions, slopes = layers_of(model)
+    blob = "frames"
+    for i, (weight, bias) in enumerate(convolutions):
+        inputs = [blob, constant(f"weight{i}", weight.numpy()), constant(f"bias{i}", bias.numpy())]
+        nodes.append(helper.make_node("Conv", inputs, [f"conv{i}"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
+        blob = f"conv{i}"
+        if i < len(slopes):
+            slope = constant(f"slope{i}", slopes[i].numpy()[:, None, None])
+            nodes.append(helper.make_node("PRelu", [blob, slope], [f"act{i}"]))
+            blob = f"act{i}"
+    r = model.scale
+    nodes.append(helper.make_node("DepthToSpace", [blob], ["shuffled"], blocksize=r, mode="CRD"))
+    scales = constant("scales", np.array([1, 1, r, r], np.float32))
+    nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    nodes.append(helper.make_node("Resize", ["frames", "", scales], ["repeated"], **nearest))
+    nodes.append(helper.make_node("Add", ["shuffled", "repeated"], ["enlarged"]))
+    graph = helper.make_graph(
+        nodes,
+        type(model).__name__,
+        [helper.make_tensor_value_info("frames", TensorProto.FLOAT, ["N", 3, "H", "W"])],
+        [helper.make_tensor_value_info("enlarged", TensorProto.FLOAT, ["N", 3, "sH", "sW"])],
+        constants,
+    )
+    opset = helper.make_opsetid("", _OPSET)
+    made = helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION, producer_name="vsr_kernels")
+    onnx.checker.check_model(made, full_check=True)
+    return bytes(made.SerializeToString())
+
+
+def _write(path: Path, content: bytes) -> None:
+    pending = PendingFile(path)
+    try:
+        with writing(path):
+            pending.temporary.write_bytes(content)
+        pending.commit()
+    finally:
+        pending.discard()
