@@ -180,6 +180,17 @@ def test_changed_weights() -> None:
         assert planned.obstacle is None
 
 
+def test_constants_are_told_apart() -> None:
+    """Weights of equal values are not one: what is worked out beforehand is kept by which tensor it is of."""
+    first, second = torch.zeros(40, 50), torch.zeros(40, 50)
+    second[20, 25] = 1.0  # where a printed tensor shows dots
+
+    def function(x: Tensor) -> Tensor:
+        return x * (first.sum() + 1) + x * (second.sum() + 1)
+
+    check(function, torch.rand(1, 2, 3, 4))
+
+
 def test_shapes_come_and_go() -> None:
     """Each shape is replayed from its second time on; only the last few are kept."""
     model = SRVGGNet(8, 1, 2).eval()

@@ -22,7 +22,7 @@ class Steps(Protocol):
     def add(self, step: Step) -> None:
         """Append one."""
 
-    def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What ``make`` gave for the key the first time."""
 
     def scratch(self, like: Value, channels: int) -> Value:
@@ -59,13 +59,16 @@ def _out_variant(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
     return None
 
 
-def _packed(steps: Steps, weight: Any, bias: Any, slope: Any, *settings: Any) -> Value | None:
-    """Weights packed now, once for all calls with them, if they are constants."""
+def _packed(steps: Steps, given: Any, weight: Any, bias: Any, slope: Any, *settings: Any) -> Value | None:
+    """What the call was given if it keeps packed weights, else weights packed now, if they are constants."""
+    if isinstance(given, Value) and given.constant is not None:
+        return given
     if any(isinstance(value, Value) and value.constant is None for value in (weight, bias, slope)):
         return None
     pack = torch.ops.vsr_kernels.conv3x3_pack.default
     key = ("packed", id(weight), id(bias), id(slope), settings)
-    return steps.once(key, lambda: fold(pack, (weight, bias, slope, *settings, False), {}))
+    made: Value = steps.once(key, lambda: fold(pack, (weight, bias, slope, *settings, False), {}))
+    return made
 
 
 def _convolve(
@@ -75,6 +78,7 @@ def _convolve(
     weight: Value,
     bias: Value | None,
     exact: bool,
+    packed: Value | None,
     *,
     slope: Value | None = None,
     number: float = 0.0,
@@ -85,14 +89,14 @@ def _convolve(
     scale: float = 1.0,
     r: int = 1,
 ) -> None:
-    packed = _packed(steps, weight, bias, slope, number, activation, r, exact)
+    ready = _packed(steps, packed, weight, bias, slope, number, activation, r, exact)
     into = torch.ops.vsr_kernels.conv3x3_into.default
-    arguments = (weight, bias, slope, number, gather, scatter, residual, activation, scale, r, exact, packed)
+    arguments = (weight, bias, slope, number, gather, scatter, residual, activation, scale, r, exact, ready)
     steps.add(Step(into, (out, x, *arguments), {}))
 
 
 def _conv3x3(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool:
-    x, weight, bias, slope, number, residual, activation, scale, r, keep, exact, _ = arguments
+    x, weight, bias, slope, number, residual, activation, scale, r, keep, exact, packed = arguments
     if keep:
         return False
     _convolve(
@@ -102,6 +106,7 @@ def _conv3x3(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool:
         weight,
         bias,
         exact,
+        packed,
         slope=slope,
         number=number,
         residual=residual,
@@ -113,7 +118,7 @@ def _conv3x3(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool:
 
 
 def _sparse_conv3x3(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool:
-    x, weight, bias, slope, number, gather, scatter, residual, activation, keep, exact, _ = arguments
+    x, weight, bias, slope, number, gather, scatter, residual, activation, keep, exact, packed = arguments
     if keep:
         return False
     _convolve(
@@ -123,6 +128,7 @@ def _sparse_conv3x3(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool
         weight,
         bias,
         exact,
+        packed,
         slope=slope,
         number=number,
         gather=gather,
@@ -134,22 +140,34 @@ def _sparse_conv3x3(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool
 
 
 def _residual_block(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool:
-    x, weight1, bias1, weight2, bias2, slope, number, activation, scale, keep, exact, *_ = arguments
+    x, weight1, bias1, weight2, bias2, slope, number, activation, scale, keep, exact, *packed = arguments
     if keep:
         return False
     hidden = steps.scratch(x, weight1.shape[0])
-    _convolve(steps, hidden, x, weight1, bias1, exact, slope=slope, number=number, activation=activation)
-    _convolve(steps, made[0], hidden, weight2, bias2, exact, residual=x, scale=scale)
+    _convolve(steps, hidden, x, weight1, bias1, exact, packed[0], slope=slope, number=number, activation=activation)
+    _convolve(steps, made[0], hidden, weight2, bias2, exact, packed[1], residual=x, scale=scale)
     return True
 
 
 def _sparse_residual_block(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool:
-    x, weight1, bias1, weight2, bias2, slope, number, gather, scatter, activation, keep, exact, *_ = arguments
+    x, weight1, bias1, weight2, bias2, slope, number, gather, scatter, activation, keep, exact, *packed = arguments
     if keep:
         return False
     hidden = steps.scratch(x, weight1.shape[0])
-    _convolve(steps, hidden, x, weight1, bias1, exact, slope=slope, number=number, gather=gather, activation=activation)
-    _convolve(steps, made[0], hidden, weight2, bias2, exact, scatter=scatter, residual=x)
+    _convolve(
+        steps,
+        hidden,
+        x,
+        weight1,
+        bias1,
+        exact,
+        packed[0],
+        slope=slope,
+        number=number,
+        gather=gather,
+        activation=activation,
+    )
+    _convolve(steps, made[0], hidden, weight2, bias2, exact, packed[1], scatter=scatter, residual=x)
     return True
 
 

@@ -78,7 +78,7 @@ class Recorder:
         self._values: dict[fx.Node, Any] = {}
         self._buffers: dict[int, Buffer] = {}  # by the identity of the fake storage
         self._scratch: list[Buffer] = []
-        self._made: dict[Hashable, Value] = {}
+        self._made: dict[Hashable, Any] = {}
 
     def run(self, structure: pytree.TreeSpec) -> Recording:
         """Everything, from the inputs to the outputs."""
@@ -107,7 +107,7 @@ class Recorder:
                 value.buffer.last = len(self.steps)
         self.steps.append(step)
 
-    def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What ``make`` gave for the key the first time."""
         if key not in self._made:
             self._made[key] = make()
@@ -130,7 +130,9 @@ class Recorder:
             raise NotPlannableError(f"{target} draws random numbers")
         given = [v for v in pytree.tree_leaves((arguments, keywords)) if isinstance(v, Value)]
         if given and all(v.constant is not None for v in given) and not target._schema.is_mutable:
-            return fold(target, arguments, keywords)
+            leaves = pytree.tree_leaves((arguments, keywords))
+            key = (target, *(id(leaf) if isinstance(leaf, Value) else repr(leaf) for leaf in leaves))
+            return self.once(key, lambda: fold(target, arguments, keywords))
         fakes = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
         fresh = [fake for fake in fakes if _storage(fake) not in self._buffers]
         for fake in fresh:
