@@ -54,7 +54,7 @@ def run(args: argparse.Namespace, cores: list[int]) -> int:
     """Measure everything; 1 if an output was wrong."""
     console = Console(width=150)
     console.print(", ".join(f"{key}: {value}" for key, value in environment().items()))
-    console.print(EXPLANATION)
+    console.print(EXPLANATION, markup=False)
     precisions = PRECISIONS if args.smoke or _has_bfloat16() else PRECISIONS[:1]
     if precisions != PRECISIONS:
         console.print("This CPU has no bfloat16 instructions: float32 only.")
