@@ -28,7 +28,7 @@ from cpu_peers.report import EXPLANATION, environment, plot, print_peaks, table,
 from cpu_peers.session import Section, Session
 from rich.console import Console
 
-_LARGE_COPY = 1 << 28  # beyond most caches
+_LARGE_COPY, _SMOKE_COPY = 1 << 28, 1 << 20  # bytes; the large one is beyond most caches
 
 
 def main() -> None:
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace, cores: list[int]) -> int:
                         setting = Setting(precision, threads)
                         section = session.measure(case, made, setting, used, 1 if args.smoke else args.rounds)
                         sections.append(section)
-                        copies = sorted({_LARGE_COPY, section.moved} - {0})
+                        copies = sorted({_SMOKE_COPY if args.smoke else _LARGE_COPY, section.moved} - {0})
                         now = probe.measure(used, copies)
                         peaks[threads] = best([peaks.get(threads, Peaks()), now])
                         console.print(table(section, peaks[threads]))

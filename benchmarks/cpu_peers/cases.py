@@ -17,7 +17,7 @@ Array = NDArray[Any]
 Params = dict[str, Array]
 Inputs = list[Array]
 
-REAL_COMPACT, REAL_BASICVSR, CLIP = "realesr-animevideov3", "basicvsr-vimeo-bi", "city"
+REAL_COMPACT, REAL_BASICVSR, CLIP = "animevideov3", "basicvsr-vimeo-bi", "city"
 
 
 @dataclass(frozen=True)

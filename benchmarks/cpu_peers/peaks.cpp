@@ -18,7 +18,7 @@
 namespace {
 
 constexpr int kRuns = 5, kChains = 12;  // independent sums, enough to hide the latency of one
-constexpr long kSteps = 4'000'000;
+constexpr long kSteps = 1'000'000;
 
 // Sums are stored here so that their computation stays.
 alignas(64) thread_local float sink[16 * kChains];
