@@ -74,7 +74,8 @@ def _make_chain(height: int, width: int, channels: int, blocks: int) -> tuple[In
 
 def _make_pruned(height: int, width: int, channels: int, blocks: int) -> tuple[Inputs, Params]:
     """Half of the channels, one more or one less: random sets of odd sizes that differ from block to block."""
-    g, params = _generator(), {}
+    g = _generator()
+    params: Params = {}
     half = channels // 2
 
     def size() -> int:
@@ -182,7 +183,9 @@ def cases(smoke: bool) -> dict[str, Case]:
 
     def chain(name: str, shape: tuple[int, int]) -> Case:
         make = partial(_make_chain, *shape, wide, blocks)
-        return Case(name, f"{_chain(wide, blocks)}, {_size(shape)}", partial(networks.chain, blocks=blocks), make, "chain")
+        return Case(
+            name, f"{_chain(wide, blocks)}, {_size(shape)}", partial(networks.chain, blocks=blocks), make, "chain"
+        )
 
     all_cases: Sequence[Case] = (
         compact("compact", size),

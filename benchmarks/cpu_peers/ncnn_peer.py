@@ -13,7 +13,7 @@ import ncnn
 import numpy as np
 
 from .cases import Array, Case
-from .protocol import Prepared, Setting, Unsupported
+from .protocol import Prepared, Setting, UnsupportedError
 from .recorder import Blob, Node, Recorder
 
 _MAGIC = "7767517"
@@ -24,7 +24,7 @@ _PADDING = {"zeros": 1, "border": 2}
 def prepare(case: Case, inputs: Sequence[Array], params: Mapping[str, Array], setting: Setting) -> Prepared:
     """See :class:`cpu_peers.protocol.Prepare`."""
     if setting.fast:
-        raise Unsupported("has no such setting")
+        raise UnsupportedError("has no such setting")
     graph = Recorder(case.network, params, [x.shape for x in inputs])
     net = ncnn.Net()
     net.opt.num_threads = setting.threads
@@ -37,7 +37,7 @@ def prepare(case: Case, inputs: Sequence[Array], params: Mapping[str, Array], se
         param.write_text(text)
         weights.write_bytes(data)
         if net.load_param(str(param)) or net.load_model(str(weights)):
-            raise Unsupported("cannot load the network")
+            raise UnsupportedError("cannot load the network")
     plain = [np.array(x) for x in inputs]
     given = [ncnn.Mat(x).clone() for x in plain]  # a Mat does not keep its array alive
 
@@ -47,7 +47,7 @@ def prepare(case: Case, inputs: Sequence[Array], params: Mapping[str, Array], se
             extractor.input(blob.name, x)
         found = [extractor.extract(f"{blob.name}_out") for blob in graph.outputs]
         if any(status for status, _ in found):
-            raise Unsupported("cannot run the network")
+            raise UnsupportedError("cannot run the network")
         return extractor, [y for _, y in found]  # the extractor owns their memory
 
     def reorders() -> float:
@@ -159,7 +159,7 @@ def _layer(node: Node) -> tuple[str, str, bytes]:
         return "MemoryData", f"0={w} 1={h} 2={c}", _bytes(at["value"])
     if node.kind == "sample":
         return "GridSample", f"0=1 1={_PADDING[at['padding']]} 2=1 3=1", b""
-    raise Unsupported("has no layer that gathers channels by their numbers")
+    raise UnsupportedError("has no layer that gathers channels by their numbers")
 
 
 def _bytes(value: Array) -> bytes:

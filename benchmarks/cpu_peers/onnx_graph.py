@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -21,7 +23,7 @@ def onnx_model(graph: Recorder) -> bytes:
         constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
-    def emit(kind: str, inputs: list[str], output: str, **settings: object) -> str:
+    def emit(kind: str, inputs: list[str], output: str, **settings: Any) -> str:
         nodes.append(helper.make_node(kind, inputs, [output], **settings))
         return output
 
@@ -47,7 +49,7 @@ def onnx_model(graph: Recorder) -> bytes:
         elif node.kind == "shuffle":
             emit("DepthToSpace", x, out, blocksize=at["r"], mode="CRD")
         elif node.kind == "resize":
-            scales = constant(np.float32([1, 1, at["factor"], at["factor"]]))
+            scales = constant(np.array([1, 1, at["factor"], at["factor"]], np.float32))
             pixels = "asymmetric" if at["mode"] == "nearest" else "half_pixel"
             pixels = "align_corners" if at["align_corners"] else pixels
             settings = {"mode": at["mode"], "coordinate_transformation_mode": pixels, "nearest_mode": "floor"}

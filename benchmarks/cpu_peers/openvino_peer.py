@@ -1,4 +1,7 @@
-"""OpenVINO with its CPU plugin, tuned for latency; bfloat16 by its precision hint."""
+"""OpenVINO with its CPU plugin, tuned for latency; bfloat16 by its precision hint.
+
+Under that hint it still runs flow_warp and pixel_shuffle alone in float32, as their errors show.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import openvino as ov
 
 from .cases import Array, Case
 from .onnx_graph import onnx_model
-from .protocol import Prepared, Setting, Unsupported
+from .protocol import Prepared, Setting, UnsupportedError
 from .recorder import Recorder
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
@@ -20,7 +23,7 @@ _REORDERS = ("Reorder", "Convert")
 def prepare(case: Case, inputs: Sequence[Array], params: Mapping[str, Array], setting: Setting) -> Prepared:
     """See :class:`cpu_peers.protocol.Prepare`."""
     if setting.fast:
-        raise Unsupported("has no such setting")
+        raise UnsupportedError("has no such setting")
     graph = Recorder(case.network, params, [x.shape for x in inputs])
     core = ov.Core()
     model = core.read_model(onnx_model(graph))
@@ -32,7 +35,7 @@ def prepare(case: Case, inputs: Sequence[Array], params: Mapping[str, Array], se
         "ENABLE_CPU_PINNING": False,  # all peers are pinned from outside, alike
     }
     if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") and setting.precision == "bfloat16":
-        raise Unsupported("has no bfloat16 on this CPU")
+        raise UnsupportedError("has no bfloat16 on this CPU")
     request = core.compile_model(model, "CPU", settings).create_infer_request()
     feed = [np.array(x[None]) for x in inputs]
 

@@ -83,11 +83,9 @@ def prepare(case: Case, inputs: Sequence[Array], params: Mapping[str, Array], se
 
     @torch.inference_mode()
     def call() -> Any:
-        torch.backends.mkldnn.conv.fp32_precision = "tf32" if setting.fast else "none"
+        torch.backends.mkldnn.conv.fp32_precision = "tf32" if setting.fast else "none"  # type: ignore[attr-defined]
         return run()
 
     if case.whole:
         return Prepared(call, arrays)
     return Prepared(call, arrays, reorders_apart=lambda: conversions(inputs, arrays(call()), dtype)())
-
-

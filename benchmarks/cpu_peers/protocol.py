@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .cases import Array, Case
-from .recorder import Unsupported
+from .recorder import UnsupportedError
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -49,13 +49,11 @@ class Setting:
 class Prepare(Protocol):
     """The one function of a peer's module."""
 
-    def __call__(
-        self, case: Case, inputs: Sequence[Array], params: Mapping[str, Array], setting: Setting
-    ) -> Prepared:
+    def __call__(self, case: Case, inputs: Sequence[Array], params: Mapping[str, Array], setting: Setting) -> Prepared:
         """Builds what is timed.
 
         Raises:
-            Unsupported: the peer cannot do that.
+            UnsupportedError: the peer cannot do that.
         """
 
 
@@ -153,6 +151,6 @@ __all__ = [
     "Prepared",
     "Setting",
     "Store",
-    "Unsupported",
+    "UnsupportedError",
     "distance",
 ]

@@ -15,7 +15,7 @@ Array = NDArray[Any]
 Shape = tuple[int, int, int]
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """Why a peer cannot run a case."""
 
 
@@ -84,7 +84,7 @@ class Recorder:
 
     def affine(self, x: Blob, scale: Sequence[float], shift: Sequence[float]) -> Blob:
         """A node with factors and offsets (C,)."""
-        return self._node("affine", [x], x.shape, scale=np.float32(scale), shift=np.float32(shift))
+        return self._node("affine", [x], x.shape, scale=np.array(scale, np.float32), shift=np.array(shift, np.float32))
 
     def concat(self, parts: Sequence[Blob]) -> Blob:
         """A node of several inputs."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cases import Array, Case
-from .protocol import Prepared, Setting, Unsupported
+from .protocol import Prepared, Setting, UnsupportedError
 
 
 class TorchOps(nn.Module):
@@ -201,7 +201,7 @@ def prepare(
 ) -> Prepared:
     """See :class:`cpu_peers.protocol.Prepare`."""
     if setting.fast:
-        raise Unsupported("has no such setting")
+        raise UnsupportedError("has no such setting")
     torch.set_num_threads(setting.threads)
     dtype = getattr(torch, setting.precision)
     ops = _Compiled(params, dtype) if compiled else TorchOps(params, dtype)

@@ -14,12 +14,13 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from .cases import Case, cases
-from .protocol import PEERS, Prepared, Setting, Store, Unsupported, distance
+from .protocol import PEERS, Prepare, Prepared, Setting, Store, UnsupportedError, distance
 
 TRUTH = "truth"
 
@@ -49,9 +50,9 @@ class Worker:
         pin(cores)
         peer = PEERS[self.peer]
         module = importlib.import_module(f"cpu_peers.{peer.module}")
-        prepare = partial(module.prepare, **dict(peer.arguments))
+        prepare: Prepare = partial(module.prepare, **dict(peer.arguments))
         inputs, params = self.store.read_list(case, "inputs"), self.store.read(case, "params")
-        prepared: Prepared = prepare(self.cases[case], inputs, params, Setting(**setting))
+        prepared = prepare(self.cases[case], inputs, params, Setting(**setting))
         error = distance(prepared.outputs(prepared.call()), self.store.read_list(case, "truth"))
         self.ready[entry] = prepared
         return {"error": error}
@@ -84,10 +85,8 @@ class Worker:
 def pin(cores: Sequence[int]) -> None:
     """Every thread of this process; threads to come inherit it."""
     for thread in os.listdir("/proc/self/task"):
-        try:
+        with suppress(ProcessLookupError):  # ended meanwhile
             os.sched_setaffinity(int(thread), cores)
-        except ProcessLookupError:  # ended meanwhile
-            continue
 
 
 def serve(worker: Worker, requests: TextIO, answers: TextIO) -> None:
@@ -96,7 +95,7 @@ def serve(worker: Worker, requests: TextIO, answers: TextIO) -> None:
         request = json.loads(line)
         try:
             answer = getattr(worker, request.pop("do"))(**request)
-        except Unsupported as reason:
+        except UnsupportedError as reason:
             answer = {"refused": str(reason)}
         except Exception as error:  # of whatever kind a library raises: the row shows it, the others go on
             answer = {"refused": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"}

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from cpu_peers.cases import Array, cases
 from cpu_peers.peaks import Peaks, Probe
-from cpu_peers.protocol import PEERS, PRECISIONS, Peer, Setting, Store, Unsupported, distance
+from cpu_peers.protocol import PEERS, PRECISIONS, Peer, Setting, Store, UnsupportedError, distance
 from cpu_peers.report import plot, print_peaks, table, write_json
 from cpu_peers.session import TOLERANCES, Row, Section, Session
 from cpu_peers.torch_peer import truth
@@ -52,7 +52,7 @@ def test_every_peer_computes_every_case(peer: str, case: str, made: Any) -> None
     for precision in PRECISIONS:
         try:
             prepared = prepare(CASES[case], inputs, params, Setting(precision, 1))
-        except Unsupported:
+        except UnsupportedError:
             assert (peer, precision) == ("onnxruntime", "bfloat16") or (peer, case) == ("ncnn", "pruned")
             continue
         error = distance(prepared.outputs(prepared.call()), expected)
@@ -192,7 +192,9 @@ def test_the_whole_command(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "out.json").read_text())["sections"]
-    assert [(s["case"], s["precision"]) for s in found] == [(c, p) for c in ("compact", "flow_warp") for p in PRECISIONS]
+    assert [(s["case"], s["precision"]) for s in found] == [
+        (c, p) for c in ("compact", "flow_warp") for p in PRECISIONS
+    ]
     assert [row["label"] for row in found[0]["rows"]] == ["ours", "ours, fast", "torch-tuned"]
     assert all(len(row["wall"]) == 1 and row["wall"][0] > 0 for s in found for row in s["rows"])
 
