@@ -4,8 +4,8 @@
                              [--json FILE] [--plot FILE] [--smoke]
 
 Every peer runs in a process of its own, which sleeps while another one is timed. Peers take turns within each round,
-pinned to the same cores, and ratios are taken within a round, because machines drift. Outputs are compared with eager
-float32 PyTorch first: a wrong answer has no speed. Raw peaks (float32 FMA, bfloat16 dot products, copies) are measured
+pinned to the same cores, and ratios are taken within a round, because machines drift. Outputs are compared with
+float64 PyTorch first: a wrong answer has no speed. Raw peaks (float32 FMA, bfloat16 dot products, copies) are measured
 between them, by a program that is compiled for it. Linux only. Peers that are not installed become rows that say
 so; pip install 'vsr-kernels[bench]' brings them.
 

@@ -21,6 +21,7 @@ class TorchOps(nn.Module):
     def __init__(self, params: Mapping[str, Array], dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
+        self.wide_dtype = torch.promote_types(dtype, torch.float32)
         self.grids: dict[tuple[int, int], Tensor] = {}
         for name, array in params.items():
             value = torch.from_numpy(np.array(array))
@@ -83,18 +84,19 @@ class TorchOps(nn.Module):
     def warp(self, x: Tensor, flow: Tensor, padding: str) -> Tensor:
         """grid_sample, in float32: with a bfloat16 grid torch 2.15 reads outside the image."""
         grid = flow.permute(0, 2, 3, 1) * self._pixel(x) + self._grid(x)
-        y = F.grid_sample(x.float(), grid, mode="bilinear", padding_mode=padding, align_corners=True)
+        y = F.grid_sample(x.to(self.wide_dtype), grid, mode="bilinear", padding_mode=padding, align_corners=True)
         return y.to(x.dtype)
 
     def _pixel(self, x: Tensor) -> Tensor:
         _, _, h, w = x.shape
-        return torch.tensor([2 / (w - 1), 2 / (h - 1)])
+        return torch.tensor([2 / (w - 1), 2 / (h - 1)], dtype=self.wide_dtype)
 
     def _grid(self, x: Tensor) -> Tensor:
         """The pixel grid (1, H, W, 2) in grid_sample's coordinates; made once per size."""
         _, _, h, w = x.shape
         if (h, w) not in self.grids:
-            rows, cols = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
+            rows, cols = (torch.linspace(-1, 1, size, dtype=self.wide_dtype) for size in (h, w))
+            rows, cols = torch.meshgrid(rows, cols, indexing="ij")
             self.grids[h, w] = torch.stack((cols, rows), -1)[None]
         return self.grids[h, w]
 
@@ -117,7 +119,7 @@ class TorchOps(nn.Module):
 
     def wide(self, x: Tensor) -> Tensor:
         """float32."""
-        return x.float()
+        return x.to(self.wide_dtype)
 
     def part(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """Called in place."""
@@ -224,9 +226,9 @@ def prepare(
 
 
 def truth(case: Case, inputs: Sequence[Array], params: Mapping[str, Array]) -> list[Array]:
-    """What all peers have to come close to: eager float32."""
+    """What all peers have to come close to: the same in float64."""
     with torch.inference_mode():
-        return arrays(case.network(TorchOps(params, torch.float32), *tensors(inputs)))
+        return arrays(case.network(TorchOps(params, torch.float64), *(x.double() for x in tensors(inputs))))
 
 
 def _key(name: str) -> str:
