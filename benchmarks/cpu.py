@@ -5,9 +5,9 @@
 
 Every peer runs in a process of its own, which sleeps while another one is timed. Peers take turns within each round,
 pinned to the same cores, and ratios are taken within a round, because machines drift. Outputs are compared with
-float64 PyTorch first: a wrong answer has no speed. Raw peaks (float32 FMA, bfloat16 dot products, copies) are measured
-between them, by a program that is compiled for it. Linux only. Peers that are not installed become rows that say
-so; pip install 'vsr-kernels[bench]' brings them.
+eager float32 PyTorch first: a wrong answer has no speed. Raw peaks (float32 FMA, bfloat16 dot products, copies) are
+measured between the tables, by a program that is compiled for it. Linux only. Peers that are not installed become rows
+that say so; pip install 'vsr-kernels[bench]' brings them.
 
 Names of cases and peers are in benchmarks/cpu_peers/cases.py and protocol.py; ``ours`` runs always. ``-tuned`` peers
 run with glibc settings that keep large tensors instead of returning them to the system after every layer.

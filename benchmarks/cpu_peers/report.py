@@ -27,7 +27,7 @@ EXPLANATION = (
     "Networks: float32 NCHW in and out, conversions included. Operators: each peer in its own layout; what the "
     "conversions between that and float32 NCHW cost is in the column 'reorders' and not in the time (for onnxruntime, "
     "openvino and ncnn it is subtracted, by their profilers or measured). GFLOP/s count direct convolutions. Error: "
-    "relative L2 distance to float64 PyTorch; allowed are "
+    "relative L2 distance to eager float32 PyTorch with coordinates in float64; allowed are "
     + ", ".join(f"{value:.0e} ({name})" for name, value in TOLERANCES.items())
     + "; where it is larger, nothing is timed."
 )

@@ -17,7 +17,8 @@ from .cases import Case
 from .protocol import PEERS, Setting
 from .worker import TRUTH
 
-#: Relative L2 distance to float64 PyTorch that an output may have; ``fast`` is float32 of relaxed precision.
+#: Relative L2 distance that an output may have to eager float32 PyTorch with coordinates in float64, by precision;
+#: ``fast`` is float32 of relaxed precision.
 TOLERANCES = {"float32": 2e-5, "fast": 2e-4, "bfloat16": 3e-2}
 _TURN = 0.1  # seconds that a turn takes at least, by repeating short calls
 _MOST_CALLS = 200
