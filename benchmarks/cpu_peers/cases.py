@@ -173,8 +173,8 @@ def cases(smoke: bool) -> dict[str, Case]:
     odd = (13, 23) if smoke else (179, 317)
     wide, narrow, convs, blocks = (8, 8, 3, 2) if smoke else (64, 32, 17, 4)
     trunk_blocks, repsr = (2, (8, 3)) if smoke else (10, (32, 5))
-    clip = (32, 64) if smoke else (96, 160)
-    count, vsr_blocks = (2, 1) if smoke else (4, 30)
+    clip = (32, 64) if smoke else (64, 128)
+    count, vsr_blocks = (2, 1) if smoke else (3, 30)
 
     def compact(name: str, shape: tuple[int, int]) -> Case:
         make = partial(_make_compact, *shape, wide, convs) if smoke else partial(_make_real_compact, *shape)
