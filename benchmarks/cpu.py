@@ -9,8 +9,9 @@ eager float32 PyTorch first: a wrong answer has no speed. Raw peaks (float32 FMA
 measured between the tables, by a program that is compiled for it. Linux only. Peers that are not installed become rows
 that say so; pip install 'vsr-kernels[bench]' brings them.
 
-Names of cases and peers are in benchmarks/cpu_peers/cases.py and protocol.py; ``ours`` runs always. ``-tuned`` peers
-run with glibc settings that keep large tensors instead of returning them to the system after every layer.
+Names of cases and peers are in benchmarks/cpu_peers/cases.py and protocol.py; ``ours`` runs always, planned as in
+``vsr upscale``. torch-tuned, torch-compile and ours-unplanned run with glibc settings that keep large tensors instead
+of returning them to the system after every layer; all others as they come.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Peer:
 _TUNED = (("GLIBC_TUNABLES", TUNED),)
 _PEERS = (
     Peer("ours", "ours"),
-    Peer("ours-tuned", "ours", environment=_TUNED),
+    Peer("ours-unplanned", "ours", arguments=(("planned", False),), environment=_TUNED),
     Peer("torch", "torch_peer"),
     Peer("torch-tuned", "torch_peer", environment=_TUNED),
     Peer("torch-compile", "torch_peer", arguments=(("compiled", True),), environment=_TUNED),

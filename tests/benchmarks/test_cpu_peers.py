@@ -109,8 +109,8 @@ def measured(case: str, rounds: int, **workers: Stub) -> Section:
 
 def test_ratios_within_rounds_without_conversions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PEERS, "absent", Peer("absent", "absent"))
-    ours = Stub(1e-7, [1, 1, 10.0, 10.0, 20.0, 20.0, 40.0, 40.0])  # one call each of default and fast to warm up
-    section = measured("chain", 3, ours=ours, openvino=Stub(1e-7, [1, 40.0, 160.0, 80.0], inside=0.25))
+    ours = Stub(1e-7, [9, 1, 9, 1, 10.0, 10.0, 20.0, 20.0, 40.0, 40.0])  # default and fast; two to warm up each
+    section = measured("chain", 3, ours=ours, openvino=Stub(1e-7, [9, 1, 40.0, 160.0, 80.0], inside=0.25))
     first, fast, openvino, absent = section.rows
     assert (first.label, fast.label, openvino.label) == ("ours", "ours, fast", "openvino")
     assert first.wall == fast.wall == [10, 20, 40]
