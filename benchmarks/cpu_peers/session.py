@@ -163,24 +163,24 @@ class Session:
                     self._add(section, peer, case.name, fast, cores, reason)
                 if case.beside:
                     self._add(section, peer, case.beside, setting, cores, reason)
-        ready = [row for row in section.rows if row.refused is None]
-        calls = {}
-        for row in ready:
-            calls[row.entry] = self._calls(row)
-            if not case.whole:
+        calls = [self._calls(row) for row in section.rows]
+        for row in section.rows:
+            if row.refused is None and not case.whole:
                 found = self.workers[row.peer].ask("reorders", entry=row.entry)
                 row.apart, row.inside = found.get("apart"), found.get("inside")
         busy = used = wall = 0.0
         for _ in range(rounds):
-            for row in ready:
+            for row, count in zip(section.rows, calls, strict=True):
                 time.sleep(_PAUSE)
                 before = _busy(cores)
-                found = self.workers[row.peer].ask("run", entry=row.entry, calls=calls[row.entry])
+                took = self._run(row, count)
+                if took is None:
+                    continue
                 busy += _busy(cores) - before
-                used += found["cpu"] * calls[row.entry]
-                wall += found["wall"] * calls[row.entry]
-                row.wall.append(found["wall"])
-                row.cpu.append(found["cpu"])
+                used += took["cpu"] * count
+                wall += took["wall"] * count
+                row.wall.append(took["wall"])
+                row.cpu.append(took["cpu"])
         section.disturbance = max(0.0, busy - used) / wall if wall else 0.0
         for worker in self.workers.values():
             worker.ask("drop")
@@ -201,11 +201,21 @@ class Session:
         if row.is_wrong():
             row.refused = f"differs by {row.error:.1e}, allowed are {tolerance:.0e}: not timed"
 
+    def _run(self, row: Row, calls: int) -> dict[str, Any] | None:
+        """What some calls take. None once they failed or the process ended, which takes the row its times."""
+        if row.refused is not None:
+            return None
+        found = self.workers[row.peer].ask("run", entry=row.entry, calls=calls)
+        if "refused" in found:
+            row.refused, row.wall, row.cpu = found["refused"], [], []
+            return None
+        return found
+
     def _calls(self, row: Row) -> int:
         """How many calls make a turn; the first one warms up."""
-        self.workers[row.peer].ask("run", entry=row.entry, calls=1)
-        seconds = self.workers[row.peer].ask("run", entry=row.entry, calls=1)["wall"]
-        return max(1, min(_MOST_CALLS, round(_TURN / seconds)))
+        self._run(row, 1)
+        found = self._run(row, 1)
+        return 0 if found is None else max(1, min(_MOST_CALLS, round(_TURN / found["wall"])))
 
 
 def _busy(cores: Sequence[int]) -> float:

@@ -95,8 +95,8 @@ class Stub:
         if do == "load":
             return {"error": self.error}
         if do == "run":
-            wall = next(self.wall)
-            return {"wall": wall, "cpu": 2 * wall}
+            wall = next(self.wall, None)
+            return {"refused": "ended"} if wall is None else {"wall": wall, "cpu": 2 * wall}
         return {"apart": None, "inside": self.inside}
 
 
@@ -130,6 +130,16 @@ def test_a_wrong_output_is_not_timed(error: float, monkeypatch: pytest.MonkeyPat
     assert row.is_wrong() and row.wall == [] and "not timed" in str(row.refused)
     assert "run" not in wrong.asked
     assert not section.rows[0].is_wrong()
+
+
+def test_a_peer_that_ends_has_no_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PEERS, "absent", Peer("absent", "absent"))
+    ends = Stub(1e-7, [1.0] * 3)
+    section = measured("repsr", 3, ours=Stub(1e-7, [1.0] * 10), ncnn=ends)
+    ours, row = section.rows[0], next(row for row in section.rows if row.peer == "ncnn")
+    assert row.refused == "ended" and row.wall == row.cpu == []
+    assert ends.asked.count("run") == 4
+    assert ours.wall == [1, 1, 1]
 
 
 def test_a_missing_package_says_what_to_install() -> None:
