@@ -10,11 +10,15 @@
 //     vector each; the other side V * r neighbouring elements, i.e. r vectors. Threads run over the row first.
 // The transposition between the two happens in registers: the loops are unrolled, so that no index is dynamic.
 // Where the sizes or addresses do not allow that, or r is not 2, 3 or 4:
-//   channels_last, such as 48 channels that become 3: a block stages a stretch of one row of pixels in shared memory.
-//   On
-//     the packed side the stretch is one run of memory, on the other side one run in each of r rows; both are moved in
-//     vectors of 16 bytes where their addresses allow it. One barrier lies between the two; a thread finds its place
-//     in the stretch by one division per vector and walks on from there.
+//   channels_last, 48 channels that become 3 (the last layer of a network): a block takes a stretch of one row of
+//     pixels, copies it to shared memory in vectors, and a thread takes from there what a group of pixels (a whole
+//     number of vectors) has in one of the four rows: pieces of four neighbours, which it transposes in registers. The
+//     rows are put together in shared memory again, since the threads that hold neighbouring groups hold no
+//     neighbouring vectors. Vectors are permuted and rows padded so that every access hits all banks.
+//   channels_last, other channels: a block stages a stretch of one row of pixels in shared memory. On the packed side
+//     the stretch is one run of memory, on the other side one run in each of r rows; both are moved in vectors of 16
+//     bytes where their addresses allow it. One barrier lies between the two; a thread finds its place in the stretch
+//     by one division per vector and walks on from there.
 //   contiguous, or a pixel that does not fit shared memory: single elements.
 
 #include <cstdint>
@@ -104,6 +108,125 @@ __global__ void __launch_bounds__(kThreads) shuffle_contiguous_kernel(PixelShuff
     for (int e = 0; e < V * R; ++e) planes[e % R].lane[e / R] = line[e / V].lane[e % V];
 #pragma unroll
     for (int j = 0; j < R; ++j) store(p.destination, packed_offset(p, n, c, i, j, h, w), planes[j]);
+  }
+}
+
+// 48 channels, three colours by 4 x 4.
+template <class T>
+struct Colours {
+  static constexpr int kR = 4, kC = 3;
+  static constexpr int kGroup = kVectorBytes / (kR * sizeof(T));  // pixels
+  static constexpr int kGroups = kThreads / kR;                   // of a block: a thread per group and row
+  static constexpr int kPixels = kGroup * kGroups;                // of a stretch
+  static constexpr int kVectors = kGroup * kC * kR * kR * sizeof(T) / kVectorBytes;  // of a group
+  static constexpr int kRowVectors = kVectors / kR;                                  // of a group, in one row
+  // Vectors from a row to the next: two more, so that four rows of two groups (eight lanes) lie in different banks.
+  static constexpr int kPitch = kGroups * kRowVectors + 2;
+  static constexpr int kSweeps = kGroups * kVectors / kThreads;
+  static_assert(kSweeps * kThreads == kGroups * kVectors && kR * sizeof(T) * kGroup == kVectorBytes);
+
+  // Half a warp reads four rows of four groups by 8 bytes: every other pair of groups goes to the other banks.
+  static __device__ int packed_place(int vector) {
+    return sizeof(T) == 2 ? vector ^ (vector / (2 * kVectors) & 1) << 1 : vector;
+  }
+};
+
+// Without the second bound ptxas aims at 32 registers on sm_90 and spills.
+template <class T, bool kInverse>
+__global__ void __launch_bounds__(kThreads, 4) shuffle_colours_kernel(PixelShuffle p, int stretches) {
+  using S = Colours<T>;
+  struct alignas(S::kR * sizeof(T)) Piece {
+    T lane[S::kR];
+  };
+  __shared__ int4 staged[S::kR * S::kPitch];
+  const int64_t row = blockIdx.x / stretches;
+  const int64_t x = static_cast<int64_t>(blockIdx.x % stretches) * S::kPixels;
+  const int groups = static_cast<int>(min(static_cast<int64_t>(S::kPixels), p.w - x)) / S::kGroup;
+  const int64_t packed_at = (row * p.w + x) * (S::kC * S::kR * S::kR);
+  const int group = threadIdx.x / S::kR, i = threadIdx.x % S::kR;
+  const auto piece_of = [&](int pixel, int c) -> Piece& {
+    const int element = ((group * S::kGroup + pixel) * S::kC + c) * S::kR * S::kR + i * S::kR;
+    const int vector = S::packed_place(element / Vector<T>::kSize);
+    return reinterpret_cast<Piece*>(staged + vector)[element % Vector<T>::kSize / S::kR];
+  };
+  const auto move_packed = [&] {
+#pragma unroll
+    for (int sweep = 0; sweep < S::kSweeps; ++sweep) {
+      const int vector = sweep * kThreads + threadIdx.x;
+      int4& place = staged[S::packed_place(vector)];
+      if (vector >= groups * S::kVectors) continue;
+      if constexpr (kInverse) {
+        static_cast<int4*>(p.destination)[packed_at / Vector<T>::kSize + vector] = place;
+      } else {
+        place = static_cast<const int4*>(p.source)[packed_at / Vector<T>::kSize + vector];
+      }
+    }
+  };
+  const auto move_rows = [&] {
+#pragma unroll
+    for (int sweep = 0; sweep < S::kSweeps; ++sweep) {
+      const int at = sweep * kThreads + threadIdx.x;
+      const int of = at / (S::kGroups * S::kRowVectors), vector = at % (S::kGroups * S::kRowVectors);
+      if (vector >= groups * S::kRowVectors) continue;
+      const int64_t line = ((row * S::kR + of) * p.w + x) * (S::kC * S::kR) / Vector<T>::kSize;
+      int4& place = staged[of * S::kPitch + vector];
+      if constexpr (kInverse) {
+        place = static_cast<const int4*>(p.source)[line + vector];
+      } else {
+        static_cast<int4*>(p.destination)[line + vector] = place;
+      }
+    }
+  };
+  Piece pieces[S::kGroup][S::kC];
+  Vector<T> line[S::kRowVectors];
+  Vector<T>* const staged_line = reinterpret_cast<Vector<T>*>(staged + i * S::kPitch + group * S::kRowVectors);
+  const auto transpose = [&] {
+#pragma unroll
+    for (int e = 0; e < S::kRowVectors * Vector<T>::kSize; ++e) {
+      T& piece = pieces[e / (S::kC * S::kR)][e % S::kC].lane[e / S::kC % S::kR];
+      T& lane = line[e / Vector<T>::kSize].lane[e % Vector<T>::kSize];
+      if constexpr (kInverse) {
+        piece = lane;
+      } else {
+        lane = piece;
+      }
+    }
+  };
+  const auto each_piece = [&](auto body) {
+#pragma unroll
+    for (int pixel = 0; pixel < S::kGroup; ++pixel)
+#pragma unroll
+      for (int c = 0; c < S::kC; ++c) body(pieces[pixel][c], piece_of(pixel, c));
+  };
+  if constexpr (kInverse) {
+    move_rows();
+  } else {
+    move_packed();
+  }
+  __syncthreads();
+  if (group < groups) {
+    if constexpr (kInverse) {
+#pragma unroll
+      for (int v = 0; v < S::kRowVectors; ++v) line[v] = staged_line[v];
+    } else {
+      each_piece([](Piece& held, Piece& place) { held = place; });
+    }
+    transpose();
+  }
+  __syncthreads();  // the same memory takes the result
+  if (group < groups) {
+    if constexpr (kInverse) {
+      each_piece([](Piece& held, Piece& place) { place = held; });
+    } else {
+#pragma unroll
+      for (int v = 0; v < S::kRowVectors; ++v) staged_line[v] = line[v];
+    }
+  }
+  __syncthreads();
+  if constexpr (kInverse) {
+    move_packed();
+  } else {
+    move_rows();
   }
 }
 
@@ -272,6 +395,15 @@ cudaError_t launch_rows(const PixelShuffle& p, Stretch stretch, cudaStream_t str
 }
 
 template <class T>
+cudaError_t launch_colours(const PixelShuffle& p, cudaStream_t stream) {
+  const int64_t stretches = (p.w + Colours<T>::kPixels - 1) / Colours<T>::kPixels, blocks = p.n * p.h * stretches;
+  if (blocks > kMaxBlocks) return cudaErrorInvalidConfiguration;
+  const auto kernel = p.inverse ? shuffle_colours_kernel<T, true> : shuffle_colours_kernel<T, false>;
+  kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(p, static_cast<int>(stretches));
+  return cudaGetLastError();
+}
+
+template <class T>
 cudaError_t launch_typed(const PixelShuffle& p, cudaStream_t stream) {
   constexpr int V = Vector<T>::kSize;
   const bool on_vectors = aligned(p.source) && aligned(p.destination);
@@ -279,6 +411,11 @@ cudaError_t launch_typed(const PixelShuffle& p, cudaStream_t stream) {
     if (p.r == 2) return launch_vectors<T, 2>(p, stream);
     if (p.r == 3) return launch_vectors<T, 3>(p, stream);
     if (p.r == 4) return launch_vectors<T, 4>(p, stream);
+  }
+  if constexpr (sizeof(T) <= 4) {
+    if (on_vectors && p.channels_last && p.c == Colours<T>::kC && p.r == Colours<T>::kR &&
+        p.w % Colours<T>::kGroup == 0 && p.n * p.h * p.w > 0)
+      return launch_colours<T>(p, stream);
   }
   const Stretch stretch = choose_stretch(p, on_vectors);
   if (p.channels_last && stretch.pixels > 0 && p.n * p.c * p.h * p.w > 0) return launch_rows<T>(p, stretch, stream);

@@ -43,6 +43,16 @@ def in_memory(x: Array, channels_last: bool, misaligned: bool = False) -> Array:
     return placed
 
 
+def family_of(shape: tuple[int, int, int, int], r: int, size: int, last: bool) -> str:
+    """The kernels that take dense and aligned tensors, but for pixels too large to be staged."""
+    _, c, _, w = shape
+    if r in (2, 3, 4) and (c if last else w) % (16 // size) == 0:
+        return "channels_last" if last else "contiguous"
+    if not last:
+        return "elements"
+    return "colours" if (c, r) == (3, 4) and size <= 4 and w * size % 4 == 0 else "rows"
+
+
 def call(
     library: Library, source: Array, target: Array, shape: tuple[int, ...], r: int, size: int, last: bool, inverse: bool
 ) -> int:
@@ -64,9 +74,7 @@ def test_every_byte(shuffle: Library, size: int, r: int, last: bool, inverse: bo
         assert call(shuffle, source, target, shape, r, size, last, inverse) == 0
         assert (target == expected).all()
         launch = shuffle.launches[-1]
-        vectors = r in (2, 3, 4) and shape[1 if last else 3] % (16 // size) == 0
-        family = ("channels_last" if last else "contiguous") if vectors else "rows" if last else "elements"
-        assert f"shuffle_{family}_kernel" in launch.kernel
+        assert f"shuffle_{family_of(shape, r, size, last)}_kernel" in launch.kernel
         stats = launch.stats
         assert stats.unwritten(target) == 0
         assert stats.global_load_bytes == stats.unique_read_bytes == source.nbytes
@@ -88,17 +96,20 @@ def test_addresses_that_are_no_multiple_of_16(shuffle: Library, which: str, last
 
 @pytest.mark.parametrize("inverse", [False, True], ids=["shuffle", "unshuffle"])
 @pytest.mark.parametrize(
-    ("shape", "r", "size", "rows"),
+    ("shape", "r", "size", "family"),
     [
-        ((2, 3, 4, 400), 4, 2, True),  # the last layer of a network: several stretches of a row
-        ((1, 3, 3, 401), 4, 2, True),  # rows that are no whole vectors
-        ((1, 7, 2, 24), 5, 4, True),
-        ((1, 1001, 1, 4), 3, 2, True),  # more of one pixel than is good
-        ((1, 1001, 1, 2), 5, 2, False),  # a pixel that shared memory cannot hold
+        ((2, 3, 4, 400), 4, 2, "colours"),  # the last layer of a network: several stretches of a row
+        ((1, 3, 3, 401), 4, 2, "rows"),  # rows that are no whole vectors
+        ((2, 3, 2, 131), 4, 4, "colours"),
+        ((1, 3, 2, 400), 4, 8, "rows"),
+        ((1, 3, 2, 408), 2, 2, "rows"),
+        ((1, 7, 2, 24), 5, 4, "rows"),
+        ((1, 1001, 1, 4), 3, 2, "rows"),  # more of one pixel than is good
+        ((1, 1001, 1, 2), 5, 2, "elements"),  # a pixel that shared memory cannot hold
     ],
 )
 def test_few_channels(
-    shuffle: Library, shape: tuple[int, int, int, int], r: int, size: int, rows: bool, inverse: bool
+    shuffle: Library, shape: tuple[int, int, int, int], r: int, size: int, family: str, inverse: bool
 ) -> None:
     packed, shuffled = problem(shape, r, size)
     source, expected = (
@@ -108,18 +119,32 @@ def test_few_channels(
     target = ptxvm.poison(in_memory(expected.reshape(1, -1, 1, 1), False))
     assert call(shuffle, source, target, shape, r, size, True, inverse) == 0
     assert (target == expected).all()
-    assert f"shuffle_{'rows' if rows else 'elements'}_kernel" in shuffle.launches[-1].kernel
+    assert f"shuffle_{family}_kernel" in shuffle.launches[-1].kernel
     stats = shuffle.launches[-1].stats
     assert stats.unwritten(target) == 0
     assert stats.global_load_bytes == stats.unique_read_bytes == source.nbytes
 
 
+@pytest.mark.parametrize("inverse", [False, True], ids=["shuffle", "unshuffle"])
+@pytest.mark.parametrize("size", [2, 4])
+def test_three_colours_by_four_cost_what_they_must(shuffle: Library, size: int, inverse: bool) -> None:
+    """No bank conflicts, in whole stretches and in the last one of a row; every sector is asked of memory once."""
+    shape, r = (1, 3, 3, 320), 4
+    packed, shuffled = problem(shape, r, size)
+    source, target = (in_memory(x, True) for x in ((shuffled, packed) if inverse else (packed, shuffled)))
+    assert call(shuffle, source, target, shape, r, size, True, inverse) == 0
+    stats = shuffle.stats
+    assert stats.blocks > 3
+    assert stats.shared_wavefronts == stats.shared_ideal_wavefronts
+    assert 32 * stats.global_load_sectors == 32 * stats.global_store_sectors == source.nbytes
+
+
 def test_problems_without_elements_launch_nothing(shuffle: Library) -> None:
     before = len(shuffle.launches)
     x = np.zeros(1, np.uint16)
-    for shape in [(0, 8, 3, 16), (1, 0, 3, 16), (1, 8, 0, 16), (1, 8, 3, 0)]:
-        for last in (False, True):
-            assert call(shuffle, x, x, shape, 2, 2, last, False) == 0
+    for shape in [(0, 8, 3, 16), (1, 0, 3, 16), (1, 8, 0, 16), (1, 8, 3, 0), (0, 3, 3, 16)]:
+        for last, r in ((False, 2), (True, 2), (True, 4)):
+            assert call(shuffle, x, x, shape, r, 2, last, False) == 0
     assert len(shuffle.launches) == before
 
 
