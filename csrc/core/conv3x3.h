@@ -135,12 +135,12 @@ VSR_HOST_DEVICE inline bool whole_vectors(const Conv3x3Layout& p) { return conv_
 
 // Column, within the `tiles` n-tiles of a warp, of MMA column 2 * quad + odd of n-tile t. A lane holds the MMA columns
 // 2 * quad and 2 * quad + 1 of every n-tile; the permutation makes neighbours of what it holds: `group` n-tiles give it
-// 16 bytes, or all n-tiles together give it one piece (pieces: how runs that are no whole vectors are staged).
+// 16 bytes, or all n-tiles together give it one piece (pieces: how runs that are no whole vectors are staged). Where t
+// is known to the compiler, nothing is divided even if `pieces` is not.
 VSR_HOST_DEVICE constexpr int conv_warp_column(int t, int quad, int tiles, int group, bool pieces) {
-  const int wide = pieces ? tiles : group;
-  const int first = t / wide * wide;
-  const int size = tiles - first < wide ? tiles - first : wide;
-  return 8 * first + 2 * size * quad + 2 * (t - first);
+  const int first = t / group * group;
+  const int size = tiles - first < group ? tiles - first : group;
+  return 2 * t + (pieces ? 2 * tiles * quad : 2 * size * quad + 6 * first);
 }
 
 // What an element of the packed weights holds; channel_out < 0 where it is padding.

@@ -61,16 +61,24 @@ struct ConvArguments {
   int run;  // columns of a pixel that are neighbours in out
   int column_blocks;
   int stages;
-  int staged_pitch;  // bytes of a staged row
+  int staged_pitch;     // bytes of a staged row
+  int staged_side;      // threads that share a row when it moves on
+  int staged_together;  // rows that the threads move at once
+  int run_inverse;      // of run and staged_side: multiply and shift by kInverseBits instead of dividing
+  int side_inverse;
   float scale;
   Activation activation;
   ConvStore store;         // of a row of out or kept without out_channels
   bool plain_relu;         // vectors, and nothing but relu happens to them
   bool x_by_vectors;       // chunks of x begin on 16 bytes
   bool lanes_along_w;      // pixels of x are closer to each other than channels
-  bool rows_by_vectors;    // rows of what is staged (out, residual) begin on 16 bytes, in whole vectors
+  bool rows_by_vectors;    // rows of a staged tile begin on 16 bytes in out and residual, in whole vectors
   bool listed_by_vectors;  // so do the pixels of out and residual with out_channels
 };
+
+// floor(a / b) = a * small_inverse(b) >> kInverseBits where 0 <= a < 256 and 0 < b <= 256.
+constexpr int kInverseBits = 16;
+constexpr int small_inverse(int b) { return ((1 << kInverseBits) + b - 1) / b; }
 
 template <class Math_, int kColumns_, int kRows_>
 struct ConvTraits {
@@ -121,6 +129,20 @@ __device__ __forceinline__ T& choose(T& first, T& second) {
   return second;
 }
 
+// Where a thread is in the launch. Every call reads it anew, for the compiler too: what is derived from it before the
+// main loop and again behind it then takes no registers in between.
+struct ThreadPlace {
+  int thread, x, y, z;  // the last three of its block
+};
+__device__ __forceinline__ ThreadPlace read_place() {
+  ThreadPlace at;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(at.thread));
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(at.x));
+  asm volatile("mov.u32 %0, %%ctaid.y;" : "=r"(at.y));
+  asm volatile("mov.u32 %0, %%ctaid.z;" : "=r"(at.z));
+  return at;
+}
+
 // Where the ring of weights stands, in bytes from its start: the stage to use next, and the slot that is free after the
 // next barrier.
 struct RingPlace {
@@ -135,44 +157,56 @@ struct ConvBlock {
   static constexpr int kParts = Math::kParts;
   static constexpr int kTiles = Traits::kWarpTiles;
   static constexpr int kRows = Traits::kWarpRows;
-  static constexpr int kSweep = Traits::kThreads * 16;  // bytes that the threads copy at once
+  static constexpr int kSweep = 32 * 16;                               // bytes that a warp copies at once
+  static constexpr int kShare = Traits::kStageBytes / Traits::kWarps;  // bytes of a stage that a warp copies
 
   const ConvArguments& a;
   char* const memory;         // shared
   const uint32_t tile, ring;  // addresses in it
-  const int thread, lane, warp;
-  const int warp_n, warp_x, warp_y;
-  const int column_block, x0, y0;
-  const int x_end;  // the columns of the tile before this one count
-  const int64_t image;
+  int thread, lane, warp;
+  int warp_n, warp_x, warp_y;
+  int column_block, x0, y0;
+  int x_end;  // the columns of the tile before this one count
+  int64_t image;
   const char* weights;  // this thread's part of the next stage to ask for
   int unfetched;        // stages left to ask for
   float sums[kRows][kTiles][4];
 
   __device__ __forceinline__ ConvBlock(const ConvArguments& arguments, char* shared)
-      : ConvBlock(arguments, shared, shared_address(shared) + Traits::kTileBytes, blockIdx.x % arguments.column_blocks,
-                  blockIdx.x / arguments.column_blocks * Traits::kWidth, blockIdx.y * Traits::kRows, Traits::kWidth) {}
-
-  // With the ring anywhere, and the tile at (left, top), of whose columns only the first `width` count.
-  __device__ __forceinline__ ConvBlock(const ConvArguments& arguments, char* shared, uint32_t ring_address, int block,
-                                       int left, int top, int width)
       : a(arguments),
         memory(shared),
         tile(shared_address(shared)),
-        ring(ring_address),
-        thread(threadIdx.x),
-        lane(thread & 31),
-        warp(thread >> 5),
-        warp_n(warp % Traits::kWarpsN),
-        warp_x(warp / Traits::kWarpsN % Traits::kWarpsX),
-        warp_y(warp / (Traits::kWarpsN * Traits::kWarpsX)),
-        column_block(block),
-        x0(left),
-        y0(top),
-        x_end(min(left + width, a.w)),
-        image(blockIdx.z),
-        weights(a.weights + static_cast<int64_t>(column_block) * a.stages * Traits::kStageBytes + thread * 16),
-        unfetched(a.stages) {}
+        ring(shared_address(shared) + Traits::kTileBytes),
+        unfetched(a.stages) {
+    take_place();
+    weights = part_of(a.weights + static_cast<int64_t>(column_block) * a.stages * Traits::kStageBytes);
+  }
+
+  // With the ring anywhere, and the tile at (left, top), of whose columns only the first `width` count; all columns of
+  // the output in one block.
+  __device__ __forceinline__ ConvBlock(const ConvArguments& arguments, char* shared, uint32_t ring_address, int left,
+                                       int top, int width)
+      : a(arguments), memory(shared), tile(shared_address(shared)), ring(ring_address), unfetched(a.stages) {
+    stand_at(threadIdx.x, 0, left, top, width, blockIdx.z);
+    weights = part_of(a.weights);
+  }
+
+  // Which tile the launch gives to this block.
+  __device__ __forceinline__ void take_place() {
+    const ThreadPlace at = read_place();
+    const bool one = a.column_blocks == 1;  // which most are: no division then
+    const int across = one ? at.x : static_cast<unsigned>(at.x) / static_cast<unsigned>(a.column_blocks);
+    const int block = one ? 0 : at.x - across * a.column_blocks;
+    stand_at(at.thread, block, across * Traits::kWidth, at.y * Traits::kRows, Traits::kWidth, at.z);
+  }
+
+  __device__ __forceinline__ void stand_at(int of_threads, int of_columns, int left, int top, int width,
+                                           int of_images) {
+    thread = of_threads, lane = thread & 31, warp = thread >> 5;
+    warp_n = warp % Traits::kWarpsN, warp_x = warp / Traits::kWarpsN % Traits::kWarpsX;
+    warp_y = warp / (Traits::kWarpsN * Traits::kWarpsX);
+    column_block = of_columns, x0 = left, y0 = top, x_end = min(left + width, a.w), image = of_images;
+  }
 
   // Input ------------------------------------------------------------------------------------------------------------
 
@@ -266,19 +300,23 @@ struct ConvBlock {
 
   // Weights ----------------------------------------------------------------------------------------------------------
 
+  // Where this thread's part of a stage begins. A warp copies neighbours, so that what a thread copies lies within the
+  // reach of an instruction's offset.
+  template <class Place>
+  __device__ __forceinline__ Place part_of(Place stage) const {
+    return stage + (warp * kShare + lane * 16);
+  }
+
   // Asks for the next stage, into a slot; closes a group of copies even behind the last one, so that waits can count.
   __device__ __forceinline__ void fetch(uint32_t slot) {
-    constexpr int kSweeps = (Traits::kStageBytes + kSweep - 1) / kSweep;
-    const uint32_t to = ring + slot + thread * 16;
-    if constexpr (Traits::kStageBytes % kSweep == 0) {
-      if (unfetched > 0)
-        unroll<kSweeps>([&](auto i) { copy16<decltype(i)::value * kSweep, decltype(i)::value * kSweep>(to, weights); });
-    } else {  // the last sweep is not for all threads: a predicate is less than another branch
-      const int chunks = unfetched > 0 ? Traits::kStageBytes / 16 - thread : 0;
-      unroll<kSweeps>([&](auto i) {
+    constexpr int kWhole = kShare / kSweep, kRest = kShare % kSweep;
+    const uint32_t to = part_of(ring) + slot;
+    if (unfetched > 0) {
+      unroll<kWhole>([&](auto i) {
         constexpr int kAt = decltype(i)::value * kSweep;
-        copy16_if_below<kAt, kAt, kAt / 16>(to, weights, chunks);
+        copy16<kAt, kAt>(to, weights);
       });
+      if constexpr (kRest > 0) copy16_if_below<kWhole * kSweep, kWhole * kSweep, 0>(to, weights, kRest / 16 - lane);
     }
     weights += Traits::kStageBytes;
     --unfetched;
@@ -510,71 +548,79 @@ struct ConvBlock {
       store_group<kPlainRelu, kWhole * Traits::kGroup, kTiles - kWhole * Traits::kGroup>(out, added);
   }
 
-  // The sums of this lane into the staged rows, by pieces of kPiece neighbouring columns.
+  // The sums of this lane into the staged rows, by pieces of kPiece neighbouring columns. All its columns are
+  // neighbours: one division finds the first, and a piece follows the one before or begins the next sub-row.
   template <int kPiece>
   __device__ __forceinline__ void stage_sums() const {
     constexpr int kPieceBytes = kPiece * kBytes;
     const int line = a.r * a.staged_pitch, right = 8 * a.run * kBytes;
+    const int first = warp_n * kTiles * 8 + 2 * kTiles * (lane & 3), columns = a.c_out - first;
+    const int sub_row = first * a.run_inverse >> kInverseBits, before = first - sub_row * a.run;
+    uint32_t at = tile + warp_y * kRows * line + sub_row * a.staged_pitch +
+                  ((warp_x * 16 + (lane >> 2)) * a.run + before) * kBytes;
+    int left = a.run - before;  // columns of the sub-row that are still to come
     unroll<2 * kTiles / kPiece>([&](auto i) {
       constexpr int kFirst = decltype(i)::value * kPiece;
-      const int column = column_of(kFirst / 2) + kFirst % 2;
-      if (column >= a.c_out) return;
-      const int sub_row = column / a.run;
-      uint32_t to = tile + warp_y * kRows * line + sub_row * a.staged_pitch +
-                    ((warp_x * 16 + (lane >> 2)) * a.run + column - sub_row * a.run) * kBytes;
+      if (kFirst >= columns) return;
+      uint32_t to = at, to_right = at + right;
 #pragma unroll
-      for (int row = 0; row < kRows; ++row, to += line)
+      for (int row = 0; row < kRows; ++row, to += line, to_right += line)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           float values[kPiece];
 #pragma unroll
           for (int e = 0; e < kPiece; ++e) values[e] = sums[row][(kFirst + e) / 2][2 * half + (kFirst + e) % 2];
           if constexpr (kPieceBytes == 2) {
-            store_shared16(half == 0 ? to : to + right, Math::narrow2(values[0], values[0]));
+            store_shared16(half == 0 ? to : to_right, Math::narrow2(values[0], values[0]));
           } else {
             uint32_t words[kPieceBytes / 4];
             narrow<Math, false>(words, values);
-            store_shared(half == 0 ? to : to + right, words);
+            store_shared(half == 0 ? to : to_right, words);
           }
         }
+      at += kPieceBytes, left -= kPiece;
+      if (left == 0) at += a.staged_pitch - a.run * kBytes, left = a.run;
     });
   }
 
-  // The staged rows to an output, with the residual added to what was rounded, as separate operators do it.
+  // The staged rows to an output, with the residual added to what was rounded, as separate operators do it. Threads lie
+  // along a row, as many rows as they cover at once, and keep their place in it.
+  template <bool kVectors, bool kAdd>
   __device__ __forceinline__ void move_staged(char* to, const char* residual) const {
-    const int rows = min(Traits::kRows, a.h - y0) * a.r;
-    const int bytes = (x_end - x0) * a.run * kBytes;
-    const int64_t line = static_cast<int64_t>(a.w) * a.run * kBytes, corner = output_offset(y0, x0, 0, a.run);
+    constexpr int kUnit = kVectors ? 16 : kBytes;
+    const int first = thread * a.side_inverse >> kInverseBits;
+    if (first >= a.staged_together) return;
+    const int end = min(Traits::kRows, a.h - y0) * a.r * a.staged_pitch, bytes = (x_end - x0) * a.run * kBytes;
+    const int64_t line = static_cast<int64_t>(a.w) * a.run * kBytes, step = a.staged_together * line;
+    const int64_t corner = ((image * a.h + y0) * a.r + first) * line + static_cast<int64_t>(x0) * (a.run * kBytes);
+    const int shared_step = a.staged_together * a.staged_pitch;
 #pragma unroll 1
-    for (int row = warp; row < rows; row += Traits::kWarps) {
-      const int64_t global = corner + row * line;
-      const int shared = row * a.staged_pitch;
-      if (a.rows_by_vectors) {
-#pragma unroll 1
-        for (int at = lane * 16; at < bytes; at += 32 * 16) {
+    for (int place = (thread - first * a.staged_side) * kUnit; place < bytes; place += a.staged_side * kUnit) {
+      char* out = to + corner + place;
+      const char* added = residual + corner + place;
+#pragma unroll 4
+      for (int shared = first * a.staged_pitch + place; shared < end; shared += shared_step, out += step) {
+        if constexpr (kVectors) {
           uint32_t words[4];
-          load_shared(words, tile + shared + at);
-          if (residual != nullptr) {
+          load_shared(words, tile + shared);
+          if constexpr (kAdd) {
             uint32_t more[4];
-            float values[Traits::kChunkChannels], added[Traits::kChunkChannels];
-            load_global_below<0>(more, residual + global + at, 1);
+            float values[Traits::kChunkChannels], others[Traits::kChunkChannels];
+            load_global_below<0>(more, added, 1);
             widen<Math>(values, words);
-            widen<Math>(added, more);
+            widen<Math>(others, more);
 #pragma unroll
-            for (int e = 0; e < Traits::kChunkChannels; ++e) values[e] += added[e];
+            for (int e = 0; e < Traits::kChunkChannels; ++e) values[e] += others[e];
             narrow<Math, false>(words, values);
           }
-          store_global_below<0>(to + global + at, words, 1);
+          store_global_below<0>(out, words, 1);
+        } else {
+          Element value = *reinterpret_cast<const Element*>(memory + shared);
+          if constexpr (kAdd)
+            value = from_float<Element>(to_float(value) + to_float(*reinterpret_cast<const Element*>(added)));
+          *reinterpret_cast<Element*>(out) = value;
         }
-      } else {
-#pragma unroll 1
-        for (int at = lane * kBytes; at < bytes; at += 32 * kBytes) {
-          Element value = *reinterpret_cast<const Element*>(memory + shared + at);
-          if (residual != nullptr)
-            value = from_float<Element>(to_float(value) +
-                                        to_float(*reinterpret_cast<const Element*>(residual + global + at)));
-          *reinterpret_cast<Element*>(to + global + at) = value;
-        }
+        if constexpr (kAdd) added += step;
       }
     }
   }
@@ -588,7 +634,12 @@ struct ConvBlock {
       stage_sums<1>();
     }
     __syncthreads();
-    move_staged(to, residual);
+    if (a.rows_by_vectors) {
+      if (residual == nullptr) return move_staged<true, false>(to, nullptr);
+      return move_staged<true, true>(to, residual);
+    }
+    if (residual == nullptr) return move_staged<false, false>(to, nullptr);
+    move_staged<false, true>(to, residual);
   }
 
   // Assembled outputs: sums lie in shared memory by pixel and position, which is their place among the n-tiles of the
@@ -738,6 +789,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 2) conv3x3_kernel(const Conv
     ConvBlock<Traits> block(arguments, conv3x3_shared);
     block.start_at_bias();
     block.convolve();
+    block.take_place();
     block.finish();
   }
 }

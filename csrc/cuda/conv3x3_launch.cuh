@@ -45,8 +45,8 @@ cudaError_t launch_tiles(const Conv3x3& p, const ConvArguments& arguments, cudaS
 
 inline bool on_vectors(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
-// The arguments that every instance takes.
-inline ConvArguments conv_arguments(const Conv3x3& p, const Conv3x3Layout& layout) {
+// The arguments that every instance takes. From a tile to the next are tile_step pixels.
+inline ConvArguments conv_arguments(const Conv3x3& p, const Conv3x3Layout& layout, int tile_step) {
   const int bytes = layout.element_bytes;
   const int64_t run = conv_run(layout), width = conv_tile_width(layout.columns);
   const bool listed = p.out_channels != nullptr;
@@ -80,9 +80,17 @@ inline ConvArguments conv_arguments(const Conv3x3& p, const Conv3x3Layout& layou
                    (p.h == 1 || whole(p.xs.h)) && (p.w == 1 || whole(p.xs.w)) && on_vectors(p.x);
   a.lanes_along_w = size(p.xs.w) < size(p.xs.c) || p.c_in * bytes <= 32;
   const bool outputs = on_vectors(p.out) && on_vectors(p.residual);
-  a.rows_by_vectors = whole(p.w * run) && outputs;
+  a.rows_by_vectors = whole(p.w * run) && whole(tile_step * run) && outputs;
+  const int64_t units = width * run * bytes / (a.rows_by_vectors ? 16 : bytes);
+  a.staged_side = static_cast<int>(units < kConvThreads ? units : kConvThreads);
+  a.staged_together = kConvThreads / a.staged_side;
+  a.run_inverse = small_inverse(a.run), a.side_inverse = small_inverse(a.staged_side);
   a.listed_by_vectors = listed && whole(p.c_total) && outputs;
   return a;
+}
+
+inline ConvArguments conv_arguments(const Conv3x3& p, const Conv3x3Layout& layout) {
+  return conv_arguments(p, layout, conv_tile_width(layout.columns));
 }
 
 // The instances of an arithmetic with 16-bit elements; the heights are those of conv_heights.

@@ -142,9 +142,9 @@ __global__ void __launch_bounds__(Traits::kThreads, 2) residual_block_kernel(con
     const uint32_t ring = shared_address(residual_block_shared) + First::kTileBytes;
     RingPlace at{0, (First::kSlots - 1) * First::kStageBytes};
 
-    ConvBlock<First> first(arguments.first, residual_block_shared, ring, 0, x0 - 1, y0 - 1, First::kWidth);
+    ConvBlock<First> first(arguments.first, residual_block_shared, ring, x0 - 1, y0 - 1, First::kWidth);
     const int second_stages = arguments.second.stages;
-    const char* const second_weights = computed(arguments.second.weights + first.thread * 16);
+    const char* const second_weights = computed(first.part_of(arguments.second.weights));
     first.start_at_bias();
     const int k_blocks = first.k_blocks_of(arguments.first.c_in);
     first.load(0, k_blocks);
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 2) residual_block_kernel(con
     });
     HiddenLayer<Traits>{arguments, first}.finish(first);
 
-    ConvBlock<Second> second(arguments.second, residual_block_shared, ring, 0, x0, y0, Traits::kWidth);
+    ConvBlock<Second> second(arguments.second, residual_block_shared, ring, x0, y0, Traits::kWidth);
     second.weights = first.weights, second.unfetched = first.unfetched;
     second.start_at_bias();
     second.walk(second.k_blocks_of(arguments.second.c_in), at, [&](uint32_t slot) { second.fetch(slot); });

@@ -59,8 +59,9 @@ template <class Math>
 cudaError_t launch_fused_16_bit(const ResidualBlock& p, int height, cudaStream_t stream) {
   const BlockLayouts layouts = block_layouts(p.c, p.c_mid, p.dtype, p.exact, BlockPlan::fused);
   BlockArguments a{};
-  a.first = conv_arguments(first_convolution(p, nullptr), layouts.first);
-  a.second = conv_arguments(second_convolution(p, nullptr), layouts.second);
+  const int step = block_tile_width(layouts.second.columns);
+  a.first = conv_arguments(first_convolution(p, nullptr), layouts.first, step);
+  a.second = conv_arguments(second_convolution(p, nullptr), layouts.second, step);
   a.hidden = static_cast<char*>(p.hidden);
   a.hidden_before_activation = p.hidden_before_activation;
   a.hidden_by_vectors = whole_vectors(layouts.first);

@@ -218,6 +218,12 @@ def test_images_of_whole_tiles(block: Library, c: int) -> None:
         check(block, Case(c, h=height + 1, w=width + 1, height=height))
 
 
+@pytest.mark.parametrize(("c", "w"), [(18, 64), (37, 32)])
+def test_rows_of_whole_vectors_in_tiles_that_are_not(block: Library, c: int, w: int) -> None:
+    """The second tile of a row begins beside a vector, although the row consists of them."""
+    check(block, Case(c, h=3, w=w, height=6))
+
+
 @pytest.mark.parametrize("activation", ["relu", "prelu"])
 @pytest.mark.parametrize("c", [20, 32, 48, 64])
 def test_plans_agree_to_the_bit(block: Library, c: int, activation: str) -> None:
