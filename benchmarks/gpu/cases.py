@@ -58,4 +58,5 @@ def gate_cases(h: int, w: int) -> list[Case]:
         gradient.case("gradient", 64, 64, h, w),
         warp.case("warp-gradient", h, w, gradient=True),
         shuffle.case("shuffle", Shuffle(256, 2, h, w)),
+        shuffle.case("shuffle-thin", Shuffle(48, 4, h, w)),
     ]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from gpu import gates
+from gpu.cases import gate_cases
 from gpu.counts import Counts, Total
 from gpu.devices import GPUS, MMA_FLOPS
 from gpu.model import FILL_CYCLES, KEPT_BY_L2, LAUNCH, predict, predict_launch, predict_range, roofline
@@ -133,13 +135,20 @@ def test_gates() -> None:
     assert "FAIL  conv64" in text and text.endswith(f"{len(verdicts) - 1} gates pass, 1 fail")
 
 
-def test_a_loosened_gate_says_so_and_why() -> None:
-    (key, quantity), (limit, reason) = next(iter(gates.LOOSENED.items()))
-    ours = Total((COUNTS,), 1_000_000, 1.0)
-    notes = [v.note for v in gates.judge(key, ours, "MMA", sized=True) if v.note]
-    assert notes and all(gates.GATES[key][quantity] < limit for (key, quantity), (limit, _) in gates.LOOSENED.items())
-    assert any(reason in note and f"{gates.GATES[key][quantity]:.2f}" in note for note in notes)
-    assert limit > 0
+@pytest.mark.parametrize(("key", "quantity"), [(key, name) for key, row in gates.GATES.items() for name in row])
+def test_every_gate_is_asked_and_fails_above_its_limit(key: str, quantity: str) -> None:
+    limits = gates.GATES[key]
+    at, above = SimpleNamespace(**limits), SimpleNamespace(**{**limits, quantity: limits[quantity] + 0.01})
+    assert all(v.passed for v in gates.judge(key, at, "MMA", sized=True))
+    assert [v.quantity for v in gates.judge(key, above, "MMA", sized=True) if not v.passed] == [
+        gates.NAMES[quantity].format(unit="MMA")
+    ]
+    assert key in {case.key for case in gate_cases(48, 64)}
+
+
+def test_gates_of_small_images_leave_out_what_depends_on_the_size() -> None:
+    asked = [v.quantity for v in gates.judge("gradient", Total((COUNTS,), 1_000_000, 1.0), "MMA", sized=False)]
+    assert asked == ["shared wavefronts over ideal", "registers", "spills and stack"]
 
 
 def test_a_main_loop_that_is_not_found_fails_its_gate() -> None:
