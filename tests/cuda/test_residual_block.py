@@ -425,40 +425,16 @@ def test_height_of_the_fused_tile(block: Library) -> None:
 # Counts --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("frame", [(42, 210), pytest.param((180, 320), marks=pytest.mark.slow)], ids=["part", "frame"])
-@pytest.mark.parametrize(
-    ("case", "instructions", "shared_bytes", "asked", "products"),
-    [
-        (Case(64, height=14), 1.2, 90, 4.9, 1.25),
-        (Case(32, height=14), 1.9, 90, 2.5, 1.2),
-    ],
-    ids=str,
-)
-def test_work(
-    block: Library,
-    case: Case,
-    frame: tuple[int, int],
-    instructions: float,
-    shared_bytes: float,
-    asked: float,
-    products: float,
-) -> None:
-    """PTX instructions and bytes of shared memory read per MMA, sectors asked of the L2 over the least there are, MMAs
-    over those of two convolutions. Gates a kernel against its own past: no bank conflicts, whole sectors."""
-    h, w = frame
-    case = replace(case, h=h, w=w)
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "most"), [(Case(64, height=14), 1.25), (Case(32, height=14), 1.2)], ids=str)
+def test_products_computed_twice(block: Library, case: Case, most: float) -> None:
+    """MMAs over those of two convolutions; stores of whole sectors. test_kernel_counts.py holds the other counts."""
+    h, w = 180, 320
     block.options, checks = {"check_shared": False, "check_races": False}, block.options
     try:
-        run(block, Inputs(case))
+        run(block, Inputs(replace(case, h=h, w=w)))
     finally:
         block.options = checks
-    stats = block.stats
-    done = sum(count for name, count in stats.by_opcode.items() if name.startswith("mma"))
-    least = 2 * 9 * (case.c // 16) * (case.c // 8) * h * w / 16
-    activations, weights = 2 * 2 * h * w * case.c, 2 * 2 * 9 * case.c**2
-    assert stats.shared_wavefronts == stats.shared_ideal_wavefronts
-    assert stats.global_store_efficiency == 1.0
-    assert (stats.warp_instructions - done) / done <= instructions
-    assert stats.shared_load_bytes / done <= shared_bytes
-    assert 32 * (stats.global_load_sectors + stats.global_store_sectors) / (activations + weights) <= asked
-    assert done / least <= products
+    done = sum(count for name, count in block.stats.by_opcode.items() if name.startswith("mma"))
+    assert done <= most * 2 * 9 * (case.c // 16) * (case.c // 8) * h * w / 16
+    assert block.stats.global_store_efficiency == 1.0
