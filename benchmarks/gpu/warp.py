@@ -75,8 +75,8 @@ def run_ours_backward(h: int, w: int, machine: Machine) -> Sequence[Launched]:
     """By csrc/cuda/flow_warp_backward.cu: sums of the scatter, then their rounding to bfloat16."""
     x, flow = operands(h, w)
     grad = x.flip(3)
-    sums, grad_x = np.zeros(x.numel(), np.float32), poisoned((1, h, w, CHANNELS))
-    grad_flow = np.full((1, 2, h, w), np.nan, np.float32)
+    sums, grad_x = bits(torch.zeros(x.numel())), poisoned((1, h, w, CHANNELS))
+    grad_flow = poisoned((1, 2, h, w), torch.float32)
     arrays = [pixels(grad), pixels(x), bits(flow), grad_x, grad_flow, sums, np.array(x.shape, np.int64)]
     numbers = [BFLOAT16, FLOAT32, 0, 0, 1, 0]
     launched = machine.call("flow_warp_call", "flow_warp_backward", *arrays, strides(x, x, flow), *numbers)
@@ -95,7 +95,7 @@ def run_triton_backward(h: int, w: int, machine: Machine) -> Sequence[Launched]:
     block = 32
     x, flow = operands(h, w)
     grad = x.flip(3)
-    sums, grad_flow = np.zeros((1, h, w, CHANNELS), np.float32), np.full((1, 2, h, w), np.nan, np.float32)
+    sums, grad_flow = bits(torch.zeros(1, h, w, CHANNELS)), poisoned((1, 2, h, w), torch.float32)
     pointers = {"grad": "*bf16", "x": "*bf16", "flow": "*fp32", "grad_x": "*fp32", "grad_flow": "*fp32"}
     signature = {**pointers, "N": "i32", "H": "i32", "W": "i32"}
     kernel = ptxvm.triton.compile(

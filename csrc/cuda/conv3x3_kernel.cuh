@@ -170,6 +170,7 @@ struct ConvBlock {
   int64_t image;
   const char* weights;  // this thread's part of the next stage to ask for
   int unfetched;        // stages left to ask for
+  int lanes_left;       // of the warp, this one included
   float sums[kRows][kTiles][4];
 
   __device__ __forceinline__ ConvBlock(const ConvArguments& arguments, char* shared)
@@ -203,6 +204,7 @@ struct ConvBlock {
   __device__ __forceinline__ void stand_at(int of_threads, int of_columns, int left, int top, int width,
                                            int of_images) {
     thread = of_threads, lane = thread & 31, warp = thread >> 5;
+    lanes_left = static_cast<int>(computed(static_cast<uint32_t>(32 - lane)));
     warp_n = warp % Traits::kWarpsN, warp_x = warp / Traits::kWarpsN % Traits::kWarpsX;
     warp_y = warp / (Traits::kWarpsN * Traits::kWarpsX);
     column_block = of_columns, x0 = left, y0 = top, x_end = min(left + width, a.w), image = of_images;
@@ -316,7 +318,8 @@ struct ConvBlock {
         constexpr int kAt = decltype(i)::value * kSweep;
         copy16<kAt, kAt>(to, weights);
       });
-      if constexpr (kRest > 0) copy16_if_below<kWhole * kSweep, kWhole * kSweep, 0>(to, weights, kRest / 16 - lane);
+      if constexpr (kRest > 0)
+        copy16_if_below<kWhole * kSweep, kWhole * kSweep, 32 - kRest / 16>(to, weights, lanes_left);
     }
     weights += Traits::kStageBytes;
     --unfetched;
