@@ -158,6 +158,40 @@ def test_what_was_asked_for_is_not_left_out(
         build.objects()
 
 
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        ("8.6", ["86,sm_86"]),
+        ("9.0+PTX", ["90,sm_90", "90,compute_90"]),
+        ("8.9 8.0;12.0+PTX", ["80,sm_80", "80,sm_89", "120,sm_120", "120,compute_120"]),
+        (None, ["75,sm_75", *(f"80,sm_{n}" for n in (80, 86, 89)), "90,sm_90", "100,sm_100"]),
+        ("9.0a", []),
+        ("Ampere", []),
+        ("", []),
+    ],
+)
+def test_targets_of_one_generation_share_a_front_end(
+    monkeypatch: pytest.MonkeyPatch, targets: str | None, expected: list[str]
+) -> None:
+    """What is left to torch gives no flags, since torch adds none where there are some."""
+    if targets is None:
+        monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+        expected = [*expected, "120,sm_120", "120,compute_120"]
+    else:
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", targets)
+    flags = ["-gencode=arch=compute_" + each.replace(",", ",code=") for each in expected]
+    assert build.target_flags() == flags
+    assert [flag for flag in build.flags("_C_cuda")["nvcc"] if "arch" in flag] == flags
+
+
+@pytest.mark.parametrize("number", [80, 86, 89])
+def test_no_source_tells_targets_8_x_apart(number: int) -> None:
+    """Only then may they share the code before the assembler."""
+    sources = [path for path in build.source_root().rglob("*") if path.suffix in (".cu", ".cuh")]
+    found = {int(n) for path in sources for n in re.findall(r"__CUDA_ARCH__ [<>=!]+ (\d+)", path.read_text())}
+    assert found and all((number * 10 >= limit) == (limit <= 800) for limit in found)
+
+
 def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
