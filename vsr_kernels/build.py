@@ -36,11 +36,11 @@ STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY"
 SOURCES = {
     "_C": [
         "cpu/dispatch.cpp",
+        "cpu/gather.cpp",
         "cpu/kernels_avx2.cpp",
         "cpu/kernels_avx512.cpp",
         "cpu/kernels_avx512_bf16.cpp",
         "cpu/kernels_portable.cpp",
-        "cpu/pixel_shuffle.cpp",
         "cpu/scratch.cpp",
         "torch/conv_cpu.cpp",
         "torch/library.cpp",

@@ -17,7 +17,7 @@ struct Kernels {
   void (*flow_warp)(const FlowWarp&, int64_t begin, int64_t end);
   // Rows [begin, end) of N * H: the gradient by flow.
   void (*flow_warp_grad_flow)(const FlowWarpBackward&, int64_t begin, int64_t end);
-  // Units [begin, end) of N * grad_x_blocks(C): one image and one block of channels each, so that a destination has one
+  // Units [begin, end) of N * grad_x_bands(H): one image and one band of its rows each, so that a destination has one
   // writer and sums are taken in raster order.
   void (*flow_warp_grad_x)(const FlowWarpBackward&, int64_t begin, int64_t end);
   // What to set as plan of a convolution of non-empty output.
@@ -28,11 +28,15 @@ struct Kernels {
   void (*conv3x3)(const Conv&, int64_t begin, int64_t end);
   // Rows [begin, end) of N * H rows before the shuffle.
   void (*epilogue_backward)(const EpilogueBackward&, int64_t begin, int64_t end);
+  // Units [begin, end) of shuffle_units().
+  void (*pixel_shuffle)(const PixelShuffle&, int64_t begin, int64_t end);
 };
 
-constexpr int64_t kGradBlock = 16;  // channels: one cache line of float32
+// Every unit looks at the flow of the whole image: bands are few.
+inline int64_t grad_x_bands(int64_t h) { return h < 16 ? h : 16; }
 
-inline int64_t grad_x_blocks(int64_t channels) { return (channels + kGradBlock - 1) / kGradBlock; }
+// Rows before the shuffle: of the batch, or of all planes after the shuffle.
+inline int64_t shuffle_units(const PixelShuffle& p) { return p.n * p.h * (p.channels_last ? 1 : p.c); }
 
 const Kernels& kernels_portable();
 const Kernels& kernels_avx2();
@@ -43,9 +47,7 @@ const Kernels& kernels_avx512_bf16();
 // unknown name or one that this CPU cannot run.
 const Kernels& kernels();
 
-// Moves of elements, which gain nothing from wider instructions. Rows of N * H before the shuffle.
-void pixel_shuffle(const PixelShuffle&, int64_t begin, int64_t end);
-// Pixels [begin, end).
+// Moves of elements, which gain nothing from wider instructions. Pixels [begin, end).
 void gather_channels(const ChannelGather&, int64_t begin, int64_t end);
 
 }  // namespace vsr::cpu

@@ -35,7 +35,8 @@ const Kernels& kernels_avx2() {
                              .conv_plan = avx2::conv_plan,
                              .conv_pack = avx2::conv_pack,
                              .conv3x3 = avx2::conv3x3,
-                             .epilogue_backward = avx2::epilogue_backward};
+                             .epilogue_backward = avx2::epilogue_backward,
+                             .pixel_shuffle = avx2::pixel_shuffle};
   return table;
 #else
   return kernels_portable();

@@ -37,7 +37,8 @@ const Kernels& kernels_avx512() {
                              .conv_plan = avx512::conv_plan,
                              .conv_pack = avx512::conv_pack,
                              .conv3x3 = avx512::conv3x3,
-                             .epilogue_backward = avx512::epilogue_backward};
+                             .epilogue_backward = avx512::epilogue_backward,
+                             .pixel_shuffle = avx512::pixel_shuffle};
   return table;
 #else
   return kernels_portable();

@@ -19,13 +19,15 @@
 //
 #include "cpu/vec_avx512_bf16.h"
 
-// Only the convolutions differ from those of kernels_avx512.cpp.
+// Only what rounds much to bfloat16 differs from kernels_avx512.cpp.
 namespace vsr::cpu::avx512_bf16 {
 namespace {
 
 #include "cpu/vec.inl.h"
 //
 #include "cpu/types.inl.h"
+//
+#include "cpu/flow_warp.inl.h"
 //
 #include "cpu/epilogue.inl.h"
 //
@@ -49,6 +51,9 @@ const Kernels& kernels_avx512_bf16() {
   static const Kernels table = [] {
     Kernels t = kernels_avx512();
     t.isa = "avx512_bf16";
+    t.flow_warp = avx512_bf16::flow_warp;
+    t.flow_warp_grad_flow = avx512_bf16::flow_warp_grad_flow;
+    t.flow_warp_grad_x = avx512_bf16::flow_warp_grad_x;
     t.conv_plan = avx512_bf16::conv_plan;
     t.conv_pack = avx512_bf16::conv_pack;
     t.conv3x3 = avx512_bf16::conv3x3;

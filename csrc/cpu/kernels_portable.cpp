@@ -14,7 +14,8 @@ const Kernels& kernels_portable() {
                              .conv_plan = portable::conv_plan,
                              .conv_pack = portable::conv_pack,
                              .conv3x3 = portable::conv3x3,
-                             .epilogue_backward = portable::epilogue_backward};
+                             .epilogue_backward = portable::epilogue_backward,
+                             .pixel_shuffle = portable::pixel_shuffle};
   return table;
 }
 

@@ -13,13 +13,17 @@ inline __m256 widen(__m128i halves, bfloat16) {
 inline __m256 widen(__m128i halves, float16) { return _mm256_cvtph_ps(halves); }
 
 inline __m128i narrow(__m256 v, float16) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
-inline __m128i narrow(__m256 v, bfloat16) {
+// In the upper half of every lane, with anything in the lower one.
+inline __m256i rounded(__m256 v) {
   const __m256i bits = _mm256_castps_si256(v);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
   const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x00400000));
   const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-  const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+  return _mm256_blendv_epi8(up, quiet, nan);
+}
+inline __m128i narrow(__m256 v, bfloat16) {
+  const __m256i high = _mm256_srli_epi32(rounded(v), 16);
   const __m256i packed = _mm256_packus_epi32(high, high);  // each 128-bit half twice
   return _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
 }
@@ -76,6 +80,61 @@ inline Vec relu(Vec x) { return {_mm256_max_ps(_mm256_setzero_ps(), x.v)}; }
 // Where x > 0: a, elsewhere (NaN too): b.
 inline Vec where_positive(Vec x, Vec a, Vec b) {
   return {_mm256_blendv_ps(b.v, a.v, _mm256_cmp_ps(x.v, _mm256_setzero_ps(), _CMP_GT_OQ))};
+}
+
+// Twice kWidth neighbouring values, in whatever order their type makes cheapest: for work lane by lane.
+struct Wide {
+  Vec a, b;
+};
+
+inline Wide load_wide(const float* p) { return {Vec::load(p), Vec::load(p + Vec::kWidth)}; }
+inline Wide load_wide(const float16* p) { return {Vec::load(p), Vec::load(p + Vec::kWidth)}; }
+inline Wide load_wide(const bfloat16* p) {  // a: even, b: odd
+  const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {{_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16))},
+          {_mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000u))))}};
+}
+
+template <class T>
+inline void store_wide(const Wide& v, T* p) {
+  v.a.store(p);
+  v.b.store(p + Vec::kWidth);
+}
+inline void store_wide(const Wide& v, bfloat16* p) {
+  const __m256i both = _mm256_blend_epi16(_mm256_srli_epi32(rounded(v.a.v), 16), rounded(v.b.v), 0xaa);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), both);
+}
+
+// 32 bytes of elements that only move. T: an unsigned integer of their size.
+struct Bits {
+  static constexpr int kBytes = 32;
+  __m256i v;
+
+  static Bits load(const void* p) { return {_mm256_loadu_si256(static_cast<const __m256i*>(p))}; }
+  void store(void* p) const { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+};
+
+// The even and the odd elements of a and b, one after the other; and back.
+template <class T>
+inline void split(Bits a, Bits b, Bits& even, Bits& odd) {
+  __m256i x = a.v, y = b.v;
+  if constexpr (sizeof(T) == 2) {  // even elements of each half in front
+    const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12,
+                                           13, 2, 3, 6, 7, 10, 11, 14, 15);
+    x = _mm256_shuffle_epi8(x, order), y = _mm256_shuffle_epi8(y, order);
+  }
+  if constexpr (sizeof(T) == 4) x = _mm256_shuffle_epi32(x, 0xd8), y = _mm256_shuffle_epi32(y, 0xd8);
+  even.v = _mm256_permute4x64_epi64(_mm256_unpacklo_epi64(x, y), 0xd8);
+  odd.v = _mm256_permute4x64_epi64(_mm256_unpackhi_epi64(x, y), 0xd8);
+}
+template <class T>
+inline void zip(Bits even, Bits odd, Bits& a, Bits& b) {
+  __m256i low, high;
+  if constexpr (sizeof(T) == 2) low = _mm256_unpacklo_epi16(even.v, odd.v), high = _mm256_unpackhi_epi16(even.v, odd.v);
+  if constexpr (sizeof(T) == 4) low = _mm256_unpacklo_epi32(even.v, odd.v), high = _mm256_unpackhi_epi32(even.v, odd.v);
+  if constexpr (sizeof(T) == 8) low = _mm256_unpacklo_epi64(even.v, odd.v), high = _mm256_unpackhi_epi64(even.v, odd.v);
+  a.v = _mm256_permute2x128_si256(low, high, 0x20);
+  b.v = _mm256_permute2x128_si256(low, high, 0x31);
 }
 
 }  // namespace vsr::cpu::avx2

@@ -23,14 +23,15 @@ inline __m256i narrow(__m512 v, float16) { return _mm512_cvtps_ph(v, _MM_FROUND_
 #if defined(VSR_BF16_DOT)
 inline __m256i narrow(__m512 v, bfloat16) { return (__m256i)_mm512_cvtneps_pbh(v); }
 #else
-inline __m256i narrow(__m512 v, bfloat16) {
+// In the upper half of every lane, with anything in the lower one.
+inline __m512i rounded(__m512 v) {
   const __m512i bits = _mm512_castps_si512(v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
   const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-  const __m512i kept = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x00400000));
-  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16));
+  return _mm512_mask_or_epi32(up, nan, bits, _mm512_set1_epi32(0x00400000));
 }
+inline __m256i narrow(__m512 v, bfloat16) { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(v), 16)); }
 #endif
 
 struct Vec {
@@ -75,6 +76,84 @@ inline Vec relu(Vec x) { return {_mm512_max_ps(_mm512_setzero_ps(), x.v)}; }
 // Where x > 0: a, elsewhere (NaN too): b.
 inline Vec where_positive(Vec x, Vec a, Vec b) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, _mm512_setzero_ps(), _CMP_GT_OQ), b.v, a.v)};
+}
+
+// Twice kWidth neighbouring values, in whatever order their type makes cheapest: for work lane by lane.
+struct Wide {
+  Vec a, b;
+};
+
+inline Wide load_wide(const float* p) { return {Vec::load(p), Vec::load(p + Vec::kWidth)}; }
+inline Wide load_wide(const float16* p) { return {Vec::load(p), Vec::load(p + Vec::kWidth)}; }
+inline Wide load_wide(const bfloat16* p) {  // a: even, b: odd
+  const __m512i pairs = _mm512_loadu_si512(p);
+  return {{_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16))},
+          {_mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))}};
+}
+
+template <class T>
+inline void store_wide(const Wide& v, T* p) {
+  v.a.store(p);
+  v.b.store(p + Vec::kWidth);
+}
+inline void store_wide(const Wide& v, bfloat16* p) {
+#if defined(VSR_BF16_DOT)
+  // One conversion puts the even values in front of the odd ones.
+  alignas(64) static constexpr uint16_t kZip[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                    8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(v.b.v, v.a.v);
+  _mm512_storeu_si512(p, _mm512_permutexvar_epi16(_mm512_load_si512(kZip), halves));
+#else
+  const __m512i odd = _mm512_and_si512(rounded(v.b.v), _mm512_set1_epi32(static_cast<int>(0xffff0000u)));
+  _mm512_storeu_si512(p, _mm512_or_si512(_mm512_srli_epi32(rounded(v.a.v), 16), odd));
+#endif
+}
+
+// 64 bytes of elements that only move. T: an unsigned integer of their size.
+struct Bits {
+  static constexpr int kBytes = 64;
+  __m512i v;
+
+  static Bits load(const void* p) { return {_mm512_loadu_si512(p)}; }
+  void store(void* p) const { _mm512_storeu_si512(p, v); }
+};
+
+// Where the elements of two vectors, one after the other, go.
+template <class T>
+struct Picks {
+  static constexpr int kCount = Bits::kBytes / sizeof(T);
+  alignas(64) T even[kCount], odd[kCount], low[kCount], high[kCount];
+
+  constexpr Picks() : even(), odd(), low(), high() {
+    for (int i = 0; i < kCount; ++i) {
+      even[i] = static_cast<T>(2 * i);
+      odd[i] = static_cast<T>(2 * i + 1);
+      low[i] = static_cast<T>(i / 2 + i % 2 * kCount);
+      high[i] = static_cast<T>(low[i] + kCount / 2);
+    }
+  }
+};
+template <class T>
+inline constexpr Picks<T> kPicks{};
+
+template <class T>
+inline Bits pick(Bits a, Bits b, const T* from) {
+  const __m512i index = _mm512_load_si512(from);
+  if constexpr (sizeof(T) == 2) return {_mm512_permutex2var_epi16(a.v, index, b.v)};
+  if constexpr (sizeof(T) == 4) return {_mm512_permutex2var_epi32(a.v, index, b.v)};
+  if constexpr (sizeof(T) == 8) return {_mm512_permutex2var_epi64(a.v, index, b.v)};
+}
+
+// The even and the odd elements of a and b, one after the other; and back.
+template <class T>
+inline void split(Bits a, Bits b, Bits& even, Bits& odd) {
+  even = pick(a, b, kPicks<T>.even);
+  odd = pick(a, b, kPicks<T>.odd);
+}
+template <class T>
+inline void zip(Bits even, Bits odd, Bits& a, Bits& b) {
+  a = pick(even, odd, kPicks<T>.low);
+  b = pick(even, odd, kPicks<T>.high);
 }
 
 }  // namespace vsr::cpu::VSR_ISA

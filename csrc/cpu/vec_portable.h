@@ -71,4 +71,54 @@ inline Vec where_positive(Vec x, Vec a, Vec b) {
   return b;
 }
 
+// Twice kWidth neighbouring values.
+struct Wide {
+  Vec a, b;
+};
+
+template <class T>
+inline Wide load_wide(const T* p) {
+  return {Vec::load(p), Vec::load(p + Vec::kWidth)};
+}
+template <class T>
+inline void store_wide(const Wide& v, T* p) {
+  v.a.store(p);
+  v.b.store(p + Vec::kWidth);
+}
+
+// 16 bytes of elements that only move. T: an unsigned integer of their size.
+struct Bits {
+  static constexpr int kBytes = 16;
+  unsigned char byte[kBytes];
+
+  static Bits load(const void* p) {
+    Bits v;
+    __builtin_memcpy(v.byte, p, kBytes);
+    return v;
+  }
+  void store(void* p) const { __builtin_memcpy(p, byte, kBytes); }
+};
+
+// The even and the odd elements of a and b, one after the other; and back.
+template <class T>
+inline void split(Bits a, Bits b, Bits& even, Bits& odd) {
+  constexpr int kCount = Bits::kBytes / sizeof(T);
+  T from[2 * kCount], to[2][kCount];
+  a.store(from);
+  b.store(from + kCount);
+  for (int i = 0; i < kCount; ++i) to[0][i] = from[2 * i], to[1][i] = from[2 * i + 1];
+  even = Bits::load(to[0]);
+  odd = Bits::load(to[1]);
+}
+template <class T>
+inline void zip(Bits even, Bits odd, Bits& a, Bits& b) {
+  constexpr int kCount = Bits::kBytes / sizeof(T);
+  T from[2][kCount], to[2 * kCount];
+  even.store(from[0]);
+  odd.store(from[1]);
+  for (int i = 0; i < kCount; ++i) to[2 * i] = from[0][i], to[2 * i + 1] = from[1][i];
+  a = Bits::load(to);
+  b = Bits::load(to + kCount);
+}
+
 }  // namespace vsr::cpu::portable

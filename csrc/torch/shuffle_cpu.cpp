@@ -8,8 +8,8 @@ Tensor run(const char* op, const Tensor& x, int64_t r, bool inverse) {
   const ShuffleCall call = prepare_shuffle(op, x, r, inverse);
   const PixelShuffle& p = call.problem;
   if (x.numel() > 0)
-    torch::stable::parallel_for(0, p.n * p.h, 1,
-                                [&](int64_t begin, int64_t end) { cpu::pixel_shuffle(p, begin, end); });
+    torch::stable::parallel_for(0, cpu::shuffle_units(p), 1,
+                                [&](int64_t begin, int64_t end) { cpu::kernels().pixel_shuffle(p, begin, end); });
   return call.out;
 }
 

@@ -59,7 +59,7 @@ std::tuple<Tensor, Tensor> flow_warp_backward(const Tensor& grad, const Tensor& 
     p.grad_flow = need_flow ? mutable_data(grad_flow) : nullptr;
     const cpu::Kernels& kernels = cpu::kernels();
     if (need_x)
-      torch::stable::parallel_for(0, p.n * cpu::grad_x_blocks(p.c), 1,
+      torch::stable::parallel_for(0, p.n * cpu::grad_x_bands(p.h), 1,
                                   [&](int64_t begin, int64_t end) { kernels.flow_warp_grad_x(p, begin, end); });
     if (need_flow)
       torch::stable::parallel_for(0, p.n * p.h, 1,
