@@ -8,6 +8,7 @@
 #include "core/flow_warp.h"
 #include "core/pixel_shuffle.h"
 #include "cpu/conv3x3.h"
+#include "cpu/conv_wgrad.h"
 
 namespace vsr::cpu {
 
@@ -28,6 +29,11 @@ struct Kernels {
   void (*conv3x3)(const Conv&, int64_t begin, int64_t end);
   // Rows [begin, end) of N * H rows before the shuffle.
   void (*epilogue_backward)(const EpilogueBackward&, int64_t begin, int64_t end);
+  // What to set as plan of the gradient by a weight that is not empty.
+  WeightGradPlan (*wgrad_plan)(const WeightGrad&);
+  // Parts [begin, end) of plan.parts; then, from all of them, rows [begin, end) of plan.rows.
+  void (*wgrad_parts)(const WeightGrad&, int64_t begin, int64_t end);
+  void (*wgrad_sum)(const WeightGrad&, int64_t begin, int64_t end);
   // Units [begin, end) of shuffle_units().
   void (*pixel_shuffle)(const PixelShuffle&, int64_t begin, int64_t end);
 };

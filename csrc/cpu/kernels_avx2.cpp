@@ -36,6 +36,9 @@ const Kernels& kernels_avx2() {
                              .conv_pack = avx2::conv_pack,
                              .conv3x3 = avx2::conv3x3,
                              .epilogue_backward = avx2::epilogue_backward,
+                             .wgrad_plan = avx2::wgrad_plan,
+                             .wgrad_parts = avx2::wgrad_parts,
+                             .wgrad_sum = avx2::wgrad_sum,
                              .pixel_shuffle = avx2::pixel_shuffle};
   return table;
 #else

@@ -38,6 +38,9 @@ const Kernels& kernels_avx512() {
                              .conv_pack = avx512::conv_pack,
                              .conv3x3 = avx512::conv3x3,
                              .epilogue_backward = avx512::epilogue_backward,
+                             .wgrad_plan = avx512::wgrad_plan,
+                             .wgrad_parts = avx512::wgrad_parts,
+                             .wgrad_sum = avx512::wgrad_sum,
                              .pixel_shuffle = avx512::pixel_shuffle};
   return table;
 #else

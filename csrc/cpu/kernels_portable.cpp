@@ -15,6 +15,9 @@ const Kernels& kernels_portable() {
                              .conv_pack = portable::conv_pack,
                              .conv3x3 = portable::conv3x3,
                              .epilogue_backward = portable::epilogue_backward,
+                             .wgrad_plan = portable::wgrad_plan,
+                             .wgrad_parts = portable::wgrad_parts,
+                             .wgrad_sum = portable::wgrad_sum,
                              .pixel_shuffle = portable::pixel_shuffle};
   return table;
 }

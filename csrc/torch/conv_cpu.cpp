@@ -1,4 +1,5 @@
-// Convolutions on the CPU. The gradients of the sums are those of PyTorch's own channels_last convolution.
+// Convolutions on the CPU and their gradients. The gradient by the input is a convolution like any other, with the
+// weight turned around and its channels exchanged; that by the weight has kernels of its own (cpu/conv_wgrad.inl.h).
 
 #include <algorithm>
 #include <cstring>
@@ -14,8 +15,6 @@ namespace {
 int64_t row_grain(int64_t elements_per_row) {
   return std::max<int64_t>(1, 32768 / std::max<int64_t>(1, elements_per_row));
 }
-
-const std::vector<int64_t> kOne{1, 1}, kZero{0, 0};
 
 Tensor gather(const Tensor& x, const OptionalTensor& channels) {
   if (!channels) return x;
@@ -116,6 +115,52 @@ void convolve_into(const ConvCall& call, const Tensor& out, const Tensor& kept) 
   torch::stable::parallel_for(0, p.plan.blocks, 1, [&](int64_t begin, int64_t end) { kernels.conv3x3(p, begin, end); });
 }
 
+// (C_out, C_in, 3, 3) -> (C_in, C_out, 3, 3), rows and columns in reverse: what the gradient is convolved with.
+template <class T>
+void turn(const Tensor& weight, const Tensor& turned) {
+  const T* from = static_cast<const T*>(data(weight));
+  T* to = static_cast<T*>(mutable_data(turned));
+  const Strides s = strides_of(weight);
+  for (int64_t ci = 0; ci < weight.size(1); ++ci)
+    for (int64_t co = 0; co < weight.size(0); ++co)
+      for (int64_t tap = 8; tap >= 0; --tap) *to++ = from[co * s.n + ci * s.c + tap / 3 * s.h + tap % 3 * s.w];
+}
+
+Tensor turned(const Tensor& weight) {
+  const Tensor out = make(weight, {weight.size(1), weight.size(0), 3, 3}, false);
+  weight.element_size() == 4 ? turn<uint32_t>(weight, out) : turn<uint16_t>(weight, out);
+  return out;
+}
+
+// Gradients by weight and bias.
+Pair weight_gradients(const ConvGradients& call) {
+  const Tensor x = dense(gather(call.x, call.in_channels), true), grad = dense(call.grad, true);
+  const Tensor by_weight = make(call.weight, shape_of(call.weight), false);
+  const std::array<int64_t, 1> biases{call.weight.size(0)};
+  const Tensor by_bias =
+      torch::stable::empty({biases.data(), biases.size()}, x.scalar_type(), std::nullopt, x.device());
+  cpu::WeightGrad p{.x = data(x),
+                    .grad = data(grad),
+                    .grad_weight = mutable_data(by_weight),
+                    .grad_bias = mutable_data(by_bias),
+                    .n = x.size(0),
+                    .h = x.size(2),
+                    .w = x.size(3),
+                    .c_in = call.weight.size(1),
+                    .c_out = call.weight.size(0),
+                    .dtype = dtype_of(call.op, x)};
+  const cpu::Kernels& kernels = cpu::kernels();
+  p.plan = kernels.wgrad_plan(p);
+  const std::array<int64_t, 1> floats{p.plan.parts * p.plan.part_floats};
+  const Tensor parts =
+      torch::stable::empty({floats.data(), floats.size()}, ScalarType::Float, std::nullopt, x.device());
+  p.parts = static_cast<float*>(mutable_data(parts));
+  torch::stable::parallel_for(0, p.plan.parts, 1,
+                              [&](int64_t begin, int64_t end) { kernels.wgrad_parts(p, begin, end); });
+  torch::stable::parallel_for(0, p.plan.rows, 4, [&](int64_t begin, int64_t end) { kernels.wgrad_sum(p, begin, end); });
+  return {by_weight, by_bias};
+}
+
 struct Cpu {
   // The output, and pixel_shuffle(conv(x)) if it is to be kept.
   static Pair convolve(const ConvCall& call, bool keep) {
@@ -141,28 +186,17 @@ struct Cpu {
       if (call.need_bias) grad_bias = sum_of_pixels(call.grad);
       return made;
     }
-    const std::vector<int64_t> biases{call.weight.size(0)};
-    const std::array<bool, 3> wanted{call.need_x, call.need_weight, call.need_bias};
-    std::array<StableIValue, 11> stack{
-        torch::stable::detail::from(dense(call.grad, true)),
-        torch::stable::detail::from(dense(gather(call.x, call.in_channels), true)),
-        torch::stable::detail::from(dense(call.weight, true)),
-        torch::stable::detail::from(std::make_optional(biases)),
-        torch::stable::detail::from(kOne),
-        torch::stable::detail::from(kOne),
-        torch::stable::detail::from(kOne),
-        torch::stable::detail::from(false),
-        torch::stable::detail::from(kZero),
-        torch::stable::detail::from(int64_t{1}),
-        torch::stable::detail::from(torch::headeronly::HeaderOnlyArrayRef<bool>(wanted.data(), wanted.size()))};
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
-    const Tensor by_x = torch::stable::detail::to<Tensor>(stack[0]);
-    const Tensor by_weight = torch::stable::detail::to<Tensor>(stack[1]);
-    const Tensor by_bias = torch::stable::detail::to<Tensor>(stack[2]);
-    if (call.need_x) grad_x = canonical(by_x, true);
-    if (call.need_weight) grad_weight = canonical(by_weight, false);
-    if (call.need_bias) grad_bias = torch::stable::contiguous(by_bias);
+    if (call.need_x) {
+      const ConvCall by_x{.op = call.op, .x = call.grad, .weight = turned(call.weight), .exact = call.exact};
+      grad_x = std::get<0>(convolve(by_x, false));
+    }
+    if (call.need_weight) {
+      const auto [by_weight, by_bias] = weight_gradients(call);
+      grad_weight = by_weight;
+      if (call.need_bias) grad_bias = by_bias;
+    } else if (call.need_bias) {
+      grad_bias = sum_of_pixels(call.grad);
+    }
     return made;
   }
 
