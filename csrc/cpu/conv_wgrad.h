@@ -12,11 +12,12 @@ namespace vsr::cpu {
 struct WeightGradPlan {
   bool swapped;  // rows are the output channels
   int64_t rows, columns;
-  int64_t row_step;    // columns, rounded up
-  int64_t product;     // elements of one product, rounded up
-  int64_t part_tiles;  // tiles of 2x2 pixels per part
+  int64_t row_step;     // columns, rounded up
+  int64_t product;      // elements of one product, rounded up
+  int64_t block_tiles;  // tiles of 2x2 pixels that are transformed at a time
+  int64_t part_tiles;   // a multiple of it
   int64_t parts;
-  int64_t part_floats;  // 16 products and the sums of the bias
+  int64_t part_sums;  // 16 products and the sums of the bias
 };
 
 // grad_weight[co][ci][ky][kx] = sum over pixels of grad[y][x][co] * x[y + ky - 1][x + kx - 1][ci]; grad_bias = sum over
@@ -24,7 +25,7 @@ struct WeightGradPlan {
 struct WeightGrad {
   const void* x;      // (N, H, W, C_in), dense
   const void* grad;   // (N, H, W, C_out), dense
-  float* parts;       // plan.parts * plan.part_floats, 64-byte aligned
+  double* parts;      // plan.parts * plan.part_sums
   void* grad_weight;  // (C_out, C_in, 3, 3), dense
   void* grad_bias;    // (C_out,)
   int64_t n, h, w, c_in, c_out;

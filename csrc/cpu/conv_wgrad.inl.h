@@ -16,7 +16,8 @@
 // Operands are float32 whatever the dtype. What is not finite in a pixel of the input or gradient spreads to all nine
 // taps of its channels, as infinity or NaN.
 
-constexpr int64_t kGradTiles = 48;       // of a block
+constexpr int64_t kGradTiles = 48;  // of a block, at most; fewer where that leaves few blocks
+constexpr int64_t kLeastTiles = 16;
 constexpr int64_t kGradGroup = 8;        // tiles whose pixels stay in the L1 cache while all channels are walked
 constexpr int64_t kMostParts = 16;       // threads that can share the work
 constexpr int64_t kPartBytes = 1 << 26;  // of all parts together
@@ -41,12 +42,14 @@ WeightGradPlan wgrad_plan(const WeightGrad& p) {
   plan.columns = plan.swapped ? p.c_in : p.c_out;
   plan.row_step = vectors_of(plan.columns) * Vec::kWidth;
   plan.product = round_up(plan.rows, kGradRows) * plan.row_step + 16;  // products do not share the same sets of a cache
-  plan.part_floats = 16 * plan.product + vectors_of(p.c_out) * Vec::kWidth;
-  const int64_t blocks = (p.n * ((p.h + 1) / 2) * ((p.w + 1) / 2) + kGradTiles - 1) / kGradTiles;
-  const int64_t room = kPartBytes / (plan.part_floats * 4), most = room < kMostParts ? room : kMostParts;
+  plan.part_sums = 16 * plan.product + vectors_of(p.c_out) * Vec::kWidth;
+  const int64_t tiles = p.n * ((p.h + 1) / 2) * ((p.w + 1) / 2), shared = tiles / 64;
+  plan.block_tiles = shared < kLeastTiles ? kLeastTiles : shared < kGradTiles ? shared : kGradTiles;
+  const int64_t blocks = (tiles + plan.block_tiles - 1) / plan.block_tiles;
+  const int64_t room = kPartBytes / (plan.part_sums * 8), most = room < kMostParts ? room : kMostParts;
   const int64_t wanted = blocks / 8 < most ? blocks / 8 : most, parts = wanted < 1 ? 1 : wanted;
   const int64_t part_blocks = (blocks + parts - 1) / parts;
-  plan.part_tiles = part_blocks * kGradTiles;
+  plan.part_tiles = part_blocks * plan.block_tiles;
   plan.parts = (blocks + part_blocks - 1) / part_blocks;
   return plan;
 }
@@ -143,7 +146,7 @@ inline Vec transform_gradients(const PixelLine<T> lines[2], int64_t x, int64_t t
 // Tiles [tile, tile + count), all of one row of tiles, to place `at` of the buffers; adds to the sums of the bias.
 template <class T>
 void transform_run(const WeightGrad& p, const T* zeros, int64_t tile, int64_t count, int64_t at,
-                   const WeightGradBuffers& b, float* bias) {
+                   const WeightGradBuffers& b, double* bias) {
   const int64_t down = (p.h + 1) / 2, across = (p.w + 1) / 2;
   const int64_t row = tile / across, n = row / down, y = 2 * (row % down), x = 2 * (tile % across);
   const T* image = static_cast<const T*>(p.x) + n * p.h * p.w * p.c_in;
@@ -167,7 +170,7 @@ void transform_run(const WeightGrad& p, const T* zeros, int64_t tile, int64_t co
       const Vec sum = c + Vec::kWidth <= p.c_out
                           ? transform_gradients<true>(lines, col, size, p.w, c, left, z + c, b.z_row, b.z_product)
                           : transform_gradients<false>(lines, col, size, p.w, c, left, z + c, b.z_row, b.z_product);
-      add(Vec::load(bias + c), sum).store(bias + c);
+      add_to(bias + c, sum);
     }
   }
 }
@@ -175,7 +178,7 @@ void transform_run(const WeightGrad& p, const T* zeros, int64_t tile, int64_t co
 // m[r][v] += sum over tiles of rows[tile][r] * columns[tile][v]
 template <int R, int NV>
 inline void add_tiles(const float* rows, int64_t row_step, const float* columns, int64_t column_step, int64_t tiles,
-                      float* m, int64_t m_row) {
+                      double* m, int64_t m_row) {
   Vec sum[R][NV];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
@@ -195,15 +198,12 @@ inline void add_tiles(const float* rows, int64_t row_step, const float* columns,
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) {
-      float* to = m + r * m_row + v * Vec::kWidth;
-      add(Vec::load(to), sum[r][v]).store(to);
-    }
+    for (int v = 0; v < NV; ++v) add_to(m + r * m_row + v * Vec::kWidth, sum[r][v]);
 }
 
 template <int NV>
 void add_panel(const float* rows, int64_t row_step, const float* columns, int64_t column_step, int64_t tiles,
-               int64_t count, float* m, int64_t m_row) {
+               int64_t count, double* m, int64_t m_row) {
   constexpr int R = rows_at_once(NV);
   static_assert(kGradRows % R == 0);
   for (int64_t r = 0; r < count; r += R)
@@ -212,7 +212,7 @@ void add_panel(const float* rows, int64_t row_step, const float* columns, int64_
 
 // One product of a block onto m.
 inline void add_product(const WeightGradPlan& plan, const float* rows, int64_t row_step, const float* columns,
-                        int64_t column_step, int64_t tiles, float* m) {
+                        int64_t column_step, int64_t tiles, double* m) {
   const int64_t vectors = vectors_of(plan.columns);
   for (int64_t v = 0; v < vectors; v += Vec::kPanel) {
     const int64_t wide = vectors - v < Vec::kPanel ? vectors - v : Vec::kPanel, at = v * Vec::kWidth;
@@ -246,11 +246,11 @@ void wgrad_parts_typed(const WeightGrad& p, int64_t begin, int64_t end) {
   T* zeros = reinterpret_cast<T*>(b.z + z_floats);
   __builtin_memset(static_cast<void*>(zeros), 0, channels * sizeof(T));
   for (int64_t part = begin; part < end; ++part) {
-    float* m = p.parts + part * plan.part_floats;
-    __builtin_memset(m, 0, plan.part_floats * sizeof(float));
+    double* m = p.parts + part * plan.part_sums;
+    __builtin_memset(m, 0, plan.part_sums * sizeof(double));
     const int64_t first = part * plan.part_tiles, last = first + plan.part_tiles < all ? first + plan.part_tiles : all;
-    for (int64_t block = first; block < last; block += kGradTiles) {
-      const int64_t tiles = last - block < kGradTiles ? last - block : kGradTiles;
+    for (int64_t block = first; block < last; block += plan.block_tiles) {
+      const int64_t tiles = last - block < plan.block_tiles ? last - block : plan.block_tiles;
       for (int64_t t = 0; t < tiles;) {
         const int64_t left = across - (block + t) % across, run = left < tiles - t ? left : tiles - t;
         transform_run<T>(p, zeros, block + t, run, t, b, m + 16 * plan.product);
@@ -266,12 +266,13 @@ void wgrad_parts_typed(const WeightGrad& p, int64_t begin, int64_t end) {
 }
 
 // One row or column of G^T m G.
-inline void tap_sums(const Vec m[4], int step, Vec* taps, int tap_step) {
-  const Vec half = Vec::set(0.5f), a = m[step], b = m[2 * step];
-  const Vec outer = mul(half, add(a, b));
-  taps[0] = add(m[0], outer);
-  taps[tap_step] = mul(half, sub(a, b));
-  taps[2 * tap_step] = add(outer, m[3 * step]);
+inline void tap_sums(const double (*m)[Vec::kWidth], int step, double (*taps)[Vec::kWidth], int tap_step) {
+  for (int l = 0; l < Vec::kWidth; ++l) {
+    const double sum = 0.5 * (m[step][l] + m[2 * step][l]);
+    taps[0][l] = m[0][l] + sum;
+    taps[tap_step][l] = 0.5 * (m[step][l] - m[2 * step][l]);
+    taps[2 * tap_step][l] = sum + m[3 * step][l];
+  }
 }
 
 template <class T>
@@ -279,27 +280,25 @@ void wgrad_sum_typed(const WeightGrad& p, int64_t begin, int64_t end) {
   const WeightGradPlan& plan = p.plan;
   for (int64_t row = begin; row < end; ++row) {
     for (int64_t column = 0; column < plan.columns; column += Vec::kWidth) {
-      Vec m[16], half[12], taps[9];
+      double m[16][Vec::kWidth] = {}, half[12][Vec::kWidth], taps[9][Vec::kWidth];
       for (int xi = 0; xi < 16; ++xi) {
-        const float* from = p.parts + xi * plan.product + row * plan.row_step + column;
-        m[xi] = Vec::load(from);
-        for (int64_t part = 1; part < plan.parts; ++part) m[xi] = add(m[xi], Vec::load(from + part * plan.part_floats));
+        const double* from = p.parts + xi * plan.product + row * plan.row_step + column;
+        for (int64_t part = 0; part < plan.parts; ++part, from += plan.part_sums)
+          for (int l = 0; l < Vec::kWidth; ++l) m[xi][l] += from[l];
       }
       for (int j = 0; j < 4; ++j) tap_sums(m + j, 4, half + j, 4);             // columns: 4 x 4 to 3 x 4
       for (int i = 0; i < 3; ++i) tap_sums(half + 4 * i, 1, taps + 3 * i, 1);  // rows: to 3 x 3
-      float lanes[9][Vec::kWidth];
-      for (int tap = 0; tap < 9; ++tap) taps[tap].store(lanes[tap]);
       for (int64_t l = 0; l < Vec::kWidth && column + l < plan.columns; ++l) {
         const int64_t co = plan.swapped ? row : column + l, ci = plan.swapped ? column + l : row;
         T* to = static_cast<T*>(p.grad_weight) + (co * p.c_in + ci) * 9;
-        for (int tap = 0; tap < 9; ++tap) to[tap] = from_float<T>(lanes[tap][l]);
+        for (int tap = 0; tap < 9; ++tap) to[tap] = from_float<T>(static_cast<float>(taps[tap][l]));
       }
     }
   }
   if (begin > 0) return;
   for (int64_t co = 0; co < p.c_out; ++co) {
     double sum = 0.0;
-    for (int64_t part = 0; part < plan.parts; ++part) sum += p.parts[part * plan.part_floats + 16 * plan.product + co];
+    for (int64_t part = 0; part < plan.parts; ++part) sum += p.parts[part * plan.part_sums + 16 * plan.product + co];
     static_cast<T*>(p.grad_bias)[co] = from_float<T>(static_cast<float>(sum));
   }
 }

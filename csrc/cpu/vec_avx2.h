@@ -82,6 +82,14 @@ inline Vec where_positive(Vec x, Vec a, Vec b) {
   return {_mm256_blendv_ps(b.v, a.v, _mm256_cmp_ps(x.v, _mm256_setzero_ps(), _CMP_GT_OQ))};
 }
 
+// Adds to kWidth float64 values.
+inline void add_to(double* p, Vec a) {
+  const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(a.v));
+  const __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1));
+  _mm256_storeu_pd(p, _mm256_add_pd(_mm256_loadu_pd(p), low));
+  _mm256_storeu_pd(p + 4, _mm256_add_pd(_mm256_loadu_pd(p + 4), high));
+}
+
 // Twice kWidth neighbouring values, in whatever order their type makes cheapest: for work lane by lane.
 struct Wide {
   Vec a, b;

@@ -78,6 +78,14 @@ inline Vec where_positive(Vec x, Vec a, Vec b) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, _mm512_setzero_ps(), _CMP_GT_OQ), b.v, a.v)};
 }
 
+// Adds to kWidth float64 values.
+inline void add_to(double* p, Vec a) {
+  const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(a.v));
+  const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1));
+  _mm512_storeu_pd(p, _mm512_add_pd(_mm512_loadu_pd(p), low));
+  _mm512_storeu_pd(p + 8, _mm512_add_pd(_mm512_loadu_pd(p + 8), high));
+}
+
 // Twice kWidth neighbouring values, in whatever order their type makes cheapest: for work lane by lane.
 struct Wide {
   Vec a, b;

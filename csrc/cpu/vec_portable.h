@@ -71,6 +71,11 @@ inline Vec where_positive(Vec x, Vec a, Vec b) {
   return b;
 }
 
+// Adds to kWidth float64 values.
+inline void add_to(double* p, const Vec& a) {
+  for (int i = 0; i < Vec::kWidth; ++i) p[i] += static_cast<double>(a.lane[i]);
+}
+
 // Twice kWidth neighbouring values.
 struct Wide {
   Vec a, b;

@@ -151,10 +151,9 @@ Pair weight_gradients(const ConvGradients& call) {
                     .dtype = dtype_of(call.op, x)};
   const cpu::Kernels& kernels = cpu::kernels();
   p.plan = kernels.wgrad_plan(p);
-  const std::array<int64_t, 1> floats{p.plan.parts * p.plan.part_floats};
-  const Tensor parts =
-      torch::stable::empty({floats.data(), floats.size()}, ScalarType::Float, std::nullopt, x.device());
-  p.parts = static_cast<float*>(mutable_data(parts));
+  const std::array<int64_t, 1> sums{p.plan.parts * p.plan.part_sums};
+  const Tensor parts = torch::stable::empty({sums.data(), sums.size()}, ScalarType::Double, std::nullopt, x.device());
+  p.parts = static_cast<double*>(mutable_data(parts));
   torch::stable::parallel_for(0, p.plan.parts, 1,
                               [&](int64_t begin, int64_t end) { kernels.wgrad_parts(p, begin, end); });
   torch::stable::parallel_for(0, p.plan.rows, 4, [&](int64_t begin, int64_t end) { kernels.wgrad_sum(p, begin, end); });

@@ -10,13 +10,12 @@ import pytest
 import torch
 
 from ops.accuracy import assert_same_bits
-from ops.cases import DTYPES, FLOW_WARP, FLOW_WARP_CONCAT, MERGE_REP_BRANCHES, PIXEL_SHUFFLE, PIXEL_UNSHUFFLE, Case
+from ops.cases import DTYPES, MERGE_REP_BRANCHES, Case
 from ops.inputs import Draw
 from ops.on_backends import device_of, each, few, on, parameters
 from ops.running import run
 
 T = TypeVar("T")
-MOVERS = [FLOW_WARP, FLOW_WARP_CONCAT, PIXEL_SHUFFLE, PIXEL_UNSHUFFLE]
 
 
 @contextmanager
@@ -55,24 +54,14 @@ def on_threads(function: Callable[[], T]) -> Iterator[T]:
 
 @pytest.mark.parametrize(("backend", "case"), [p for p in parameters(keep=wide) if p.values[0] == "cpu"])
 def test_threads_change_no_bit(backend: str, case: Case) -> None:
-    mover = case.operator in MOVERS
+    """Of outputs and gradients."""
     arguments = case.arguments("cpu", exact=False)
-
-    def results() -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
-        if mover:
-            return run(case, case.operator.public, arguments)
-        # Forward only: the weight gradient is PyTorch's, and the oneDNN kernel behind it waits at a barrier for ever
-        # where OpenMP gives it fewer threads than it asked for.
-        with torch.no_grad():
-            return tuple(case.operator.public(arguments)), {}
-
     with on(backend):
-        (one, gradients), *more = on_threads(results)
+        (one, gradients), *more = on_threads(lambda: run(case, case.operator.public, arguments))
     for other, other_gradients in more:
         assert_same_bits(other[0], one[0], "output")
-        if mover:
-            for name, gradient in other_gradients.items():
-                assert_same_bits(gradient, gradients[name], f"gradient of {name}")
+        for name, gradient in other_gradients.items():
+            assert_same_bits(gradient, gradients[name], f"gradient of {name}")
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "prelu"])
