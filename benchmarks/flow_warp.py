@@ -1,4 +1,5 @@
-"""flow_warp against torch.nn.functional.grid_sample with the grid built from the flow, as VSR models do.
+"""flow_warp against torch.nn.functional.grid_sample with the grid built from the flow, as VSR models do, and against a
+copy of the same image.
 
 python benchmarks/flow_warp.py [--threads N] [--json FILE]
 """
@@ -33,9 +34,11 @@ def case(batch: int, padding: str, dtype: torch.dtype, spread: float) -> Case:
     flow = F.interpolate(torch.randn(batch, 2, 6, 10), size=(180, 320), mode="bicubic") * spread
     last = x.to(dtype).contiguous(memory_format=torch.channels_last)
     first = x.to(dtype).contiguous()
+    warped = flow_warp(last, flow, padding=padding)
     peers = {
         "flow_warp channels_last": lambda: flow_warp(last, flow, padding=padding),
         "flow_warp contiguous": lambda: flow_warp(first, flow, padding=padding),
+        "copy of the image": lambda: warped.clone(),
         "grid_sample channels_last": lambda: grid_sample(last, flow, padding),
         "grid_sample contiguous": lambda: grid_sample(first, flow, padding),
     }
