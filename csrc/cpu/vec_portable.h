@@ -71,4 +71,28 @@ inline Vec where_positive(Vec x, Vec a, Vec b) {
   return b;
 }
 
+using HalfVec = Vec;  // there are no half vectors
+inline HalfVec half_of(Vec a) { return a; }
+
+// Elements picked out of a row: lane l is row[at[l]], or zero where at[l] is negative.
+template <class T>
+struct Pick {
+  int64_t at[Vec::kWidth];
+
+  // Lanes from `count` on are zero. The row has `size` elements.
+  void set(const int64_t* from, int count, int64_t size) {
+    for (int lane = 0; lane < Vec::kWidth; ++lane) at[lane] = lane < count ? from[lane] : -1;
+  }
+  Vec load(const T* row) const {
+    Vec v;
+    for (int lane = 0; lane < Vec::kWidth; ++lane) v.lane[lane] = at[lane] < 0 ? 0.0f : to_float(row[at[lane]]);
+    return v;
+  }
+  // Lanes that are picked: `picked`; elsewhere `rest` as it is. The first `count` of them to `to`.
+  template <class U>
+  void store(Vec picked, const U* rest, U* to, int count) const {
+    for (int lane = 0; lane < count; ++lane) to[lane] = at[lane] < 0 ? rest[lane] : from_float<U>(picked.lane[lane]);
+  }
+};
+
 }  // namespace vsr::cpu::portable
