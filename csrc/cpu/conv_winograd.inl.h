@@ -50,79 +50,78 @@ inline Line<Vec, 4> transform_sums(const Line<Vec, 6>& m) {
            add(fma(Vec::set(8.0f), d2, d1), m.v[5])}};
 }
 
-// Lines of K pixels' rows; a line outside the image is the zeros, of which every column is the same.
+// Lines of pixels that K rows of tiles' pixels lie in, null where they lie outside the image.
 template <class T, int K>
 struct TileLines {
   const T* line[K];
-  int64_t step[K];
 };
 
 template <int K, class T>
-inline TileLines<T, K> tile_lines(const T* image, const T* zeros, int64_t top, int64_t h, int64_t w, int64_t c) {
+inline TileLines<T, K> tile_lines(const T* image, int64_t top, int64_t h, int64_t w, int64_t c) {
   TileLines<T, K> lines;
-  for (int i = 0; i < K; ++i) {
-    const bool inside = top + i >= 0 && top + i < h;
-    lines.line[i] = inside ? image + (top + i) * w * c : zeros;
-    lines.step[i] = inside ? c : 0;
-  }
+  for (int i = 0; i < K; ++i) lines.line[i] = top + i >= 0 && top + i < h ? image + (top + i) * w * c : nullptr;
   return lines;
 }
 
-// How the channels of a vector are loaded from a pixel: all of a vector, the first few, or picked ones.
+// How the channels of a vector are loaded from a pixel: all of a vector, the first few, or picked ones; and where that
+// begins.
 template <class V, class T>
 struct LoadWhole {
   int64_t channel;
   V operator()(const T* pixel) const { return V::load(pixel + channel); }
+  const T* place(const T* pixel) const { return pixel + channel; }
 };
-template <class V, class T>
+template <class T>
 struct LoadSome {
   int64_t channel;
   int count;
-  V operator()(const T* pixel) const { return V::load(pixel + channel, count); }
+  Vec operator()(const T* pixel) const { return Vec::load(pixel + channel, count); }
+  const T* place(const T* pixel) const { return pixel + channel; }
 };
-template <class T>
+template <class V, class T>
 struct LoadPicked {
   const Pick<T>* pick;
-  Vec operator()(const T* pixel) const { return pick->load(pixel); }
+  int64_t about;  // where numbers that rise evenly would begin
+  V operator()(const T* pixel) const { return V::load(*pick, pixel); }
+  const T* place(const T* pixel) const { return pixel + about; }
 };
 
-// Column x of one vector of channels, transformed.
+// A column of one vector of channels, transformed; at: its pixels.
 template <int K, class V, class T, class Load>
-inline Line<V, K> load_column(const TileLines<T, K>& lines, int64_t x, int64_t w, const Load& load) {
+inline Line<V, K> load_column(const T* const at[K], int64_t offset, bool inside, const Load& load) {
   Line<V, K> d;
-  if (x < 0 || x >= w) {
+  if (!inside) {
 #pragma GCC unroll 6
     for (int i = 0; i < K; ++i) d.v[i] = V::set(0.0f);
     return d;
   }
 #pragma GCC unroll 6
-  for (int i = 0; i < K; ++i) d.v[i] = load(lines.line[i] + x * lines.step[i]);
+  for (int i = 0; i < K; ++i) d.v[i] = load(at[i] + offset);
   return transform_input(d);
 }
 
-// Asks for the columns of a tile a group ahead; what lies outside the image is not touched by that.
-template <int K, class T>
-inline void prefetch_columns(const TileLines<T, K>& lines, int64_t x, int64_t c) {
-#pragma GCC unroll 6
-  for (int i = 0; i < K; ++i) {
-    const T* at = lines.line[i] + x * lines.step[i] + c;
-#pragma GCC unroll 4
-    for (int j = 0; j < K - 2; ++j) __builtin_prefetch(at + j * lines.step[i]);
-  }
-}
-
-// One vector of channels of `tiles` neighbouring tiles, the first of which begins at column x.
+// One vector of channels of up to kTileGroup neighbouring tiles, the first of which begins at column x. What the loop
+// reads besides pixels is copied to variables of its own, which stores of vectors cannot change.
 template <int K, class V, class T, class E, class Load>
-inline void transform_group(const TileLines<T, K>& lines, int64_t x, int64_t tiles, int64_t w, const Load& load,
-                            int64_t prefetched, E* to, int64_t v_row, int64_t v_product) {
+inline void transform_group(const TileLines<T, K>& lines, const T* zeros, int64_t x, int64_t tiles, int64_t w,
+                            int64_t c, const Load given, bool prefetch, E* to, int64_t v_row, int64_t v_product) {
   constexpr int kM = K - 2;
+  const Load load = given;
+  const T* at[K];
+#pragma GCC unroll 6
+  for (int i = 0; i < K; ++i) at[i] = lines.line[i] ? lines.line[i] + x * c : zeros;
   Line<V, K> d[K];
-  d[0] = load_column<K, V>(lines, x, w, load);
-  d[1] = load_column<K, V>(lines, x + 1, w, load);
+  d[0] = load_column<K, V>(at, 0, x >= 0, load);
+  d[1] = load_column<K, V>(at, c, x + 1 < w, load);
   for (int64_t t = 0; t < tiles; ++t, x += kM, to += v_row) {
-    if (prefetched >= 0) prefetch_columns(lines, x + 2 + kM * kTileGroup, prefetched);
 #pragma GCC unroll 4
-    for (int j = 2; j < K; ++j) d[j] = load_column<K, V>(lines, x + j, w, load);
+    for (int j = 2; j < K; ++j) {
+      if (prefetch) {  // the same tile of the next group; what lies outside the image is not touched by that
+#pragma GCC unroll 6
+        for (int i = 0; i < K; ++i) __builtin_prefetch(load.place(at[i] + (j + kM * kTileGroup) * c));
+      }
+      d[j] = load_column<K, V>(at, j * c, x + j < w, load);
+    }
     E* product = to;
 #pragma GCC unroll 6
     for (int i = 0; i < K; ++i) {
@@ -135,13 +134,15 @@ inline void transform_group(const TileLines<T, K>& lines, int64_t x, int64_t til
     }
     d[0] = d[kM];
     d[1] = d[kM + 1];
+#pragma GCC unroll 6
+    for (int i = 0; i < K; ++i) at[i] += kM * c;
   }
 }
 
 // Tiles [tx, tx + tiles) of one row of tiles to v, the place of the first.
 template <int K, class T, class E>
-void transform_tiles(const TileLines<T, K>& lines, const Pick<T>* picks, int64_t tx, int64_t tiles, int64_t w,
-                     int64_t c_in, E* v, int64_t v_row, int64_t v_product) {
+void transform_tiles(const TileLines<T, K>& lines, const T* zeros, const Pick<T>* picks, int64_t tx, int64_t tiles,
+                     int64_t w, int64_t c_x, int64_t c_in, E* v, int64_t v_row, int64_t v_product) {
   constexpr int kM = K - 2;
   for (int64_t group = 0; group < tiles; group += kTileGroup) {
     const int64_t size = tiles - group < kTileGroup ? tiles - group : kTileGroup, x = kM * (tx + group) - 1;
@@ -151,24 +152,26 @@ void transform_tiles(const TileLines<T, K>& lines, const Pick<T>* picks, int64_t
     if constexpr (sizeof(E) == 2) {
       for (; c + VecPair::kWidth <= c_in; c += VecPair::kWidth) {
         if (picks) {
-          const auto load = [pick = picks + c / Vec::kWidth](const T* pixel) { return VecPair::load(*pick, pixel); };
-          transform_group<K, VecPair>(lines, x, size, w, load, -1, to + c, v_row, v_product);
+          const LoadPicked<VecPair, T> load{picks + c / Vec::kWidth, c * c_x / c_in};
+          transform_group<K, VecPair>(lines, zeros, x, size, w, c_x, load, true, to + c, v_row, v_product);
         } else {
-          transform_group<K, VecPair>(lines, x, size, w, LoadWhole<VecPair, T>{c}, c, to + c, v_row, v_product);
+          const LoadWhole<VecPair, T> load{c};
+          transform_group<K, VecPair>(lines, zeros, x, size, w, c_x, load, true, to + c, v_row, v_product);
         }
       }
     }
 #endif
     for (; c < c_in; c += Vec::kWidth) {
       if (picks) {
-        transform_group<K, Vec>(lines, x, size, w, LoadPicked<T>{picks + c / Vec::kWidth}, -1, to + c, v_row,
-                                v_product);
+        const LoadPicked<Vec, T> load{picks + c / Vec::kWidth, c * c_x / c_in};
+        transform_group<K, Vec>(lines, zeros, x, size, w, c_x, load, true, to + c, v_row, v_product);
       } else if (c + Vec::kWidth <= c_in) {
-        const int64_t prefetched = c * sizeof(T) % 64 == 0 ? c : -1;
-        transform_group<K, Vec>(lines, x, size, w, LoadWhole<Vec, T>{c}, prefetched, to + c, v_row, v_product);
+        const bool prefetch = c * sizeof(T) % 64 == 0;
+        transform_group<K, Vec>(lines, zeros, x, size, w, c_x, LoadWhole<Vec, T>{c}, prefetch, to + c, v_row,
+                                v_product);
       } else {
-        const LoadSome<Vec, T> load{c, static_cast<int>(c_in - c)};
-        transform_group<K, Vec>(lines, x, size, w, load, -1, to + c, v_row, v_product);
+        const LoadSome<T> load{c, static_cast<int>(c_in - c)};
+        transform_group<K, Vec>(lines, zeros, x, size, w, c_x, load, false, to + c, v_row, v_product);
       }
     }
   }
@@ -211,6 +214,7 @@ inline Vec sum_of(const Line<Vec, kM> sums[kM]) {
 
 struct WinogradBuffers {
   int64_t v_row, v_product, m_row, m_product, z_step;  // in elements
+  int64_t z_tiles;
   int64_t v_bytes, m_bytes, z_bytes, zero_bytes;
 };
 
@@ -227,8 +231,9 @@ inline WinogradBuffers winograd_buffers(const Conv& p, int64_t operand_bytes, in
   b.z_step = whole_vectors(p.tail.c);
   b.v_bytes = whole(products * b.v_product * operand_bytes);
   b.m_bytes = whole(products * b.m_product * 4);
-  b.z_bytes = whole(pixels * p.plan.block_rows * b.z_step * 4);
-  b.zero_bytes = whole(p.c_x * element_bytes);
+  b.z_tiles = p.tail.c > kChunk ? p.plan.block_rows : pixels == 16 ? 2 : 8;
+  b.z_bytes = whole(pixels * b.z_tiles * b.z_step * 4);
+  b.zero_bytes = whole((4 * kTileGroup + 2) * p.c_x * element_bytes);  // of a line of a group of tiles
   return b;
 }
 
@@ -242,28 +247,29 @@ struct WinogradBlock {
   WinogradBuffers b;
   E* v;      // [xi][tile][k]
   float* m;  // [xi][tile][column]
-  float* z;  // [sub-row][tile][sub-column][column]
+  float* z;  // [sub-row][tile][sub-column][column] of z_tiles tiles
   const T* zeros;
   const float* bias;
   int64_t first, tiles;
 
-  // f(n, ty, tx, tiles, index in the block) for every piece of a tile row.
+  // f(n, ty, tx, tiles, index in the block) for every piece of a tile row in tiles [begin, end) of the block.
   template <class F>
-  void each_run(F f) const {
+  void each_run(int64_t begin, int64_t end, F f) const {
     const int64_t down = (tail.h + kM - 1) / kM, across = (tail.w + kM - 1) / kM;
-    for (int64_t at = 0; at < tiles;) {
+    for (int64_t at = begin; at < end;) {
       const int64_t row = (first + at) / across, tx = (first + at) % across;
-      const int64_t count = across - tx < tiles - at ? across - tx : tiles - at;
+      const int64_t count = across - tx < end - at ? across - tx : end - at;
       f(row / down, row % down, tx, count, at);
       at += count;
     }
   }
 
   void transform_pixels() const {
-    each_run([&](int64_t n, int64_t ty, int64_t tx, int64_t count, int64_t at) {
+    each_run(0, tiles, [&](int64_t n, int64_t ty, int64_t tx, int64_t count, int64_t at) {
       const T* image = static_cast<const T*>(p.x) + n * tail.h * tail.w * p.c_x;
-      transform_tiles<kTile>(tile_lines<kTile>(image, zeros, kM * ty - 1, tail.h, tail.w, p.c_x), picks, tx, count,
-                             tail.w, p.c_in, v + at * b.v_row, b.v_row, b.v_product);
+      const TileLines<T, kTile> lines = tile_lines<kTile>(image, kM * ty - 1, tail.h, tail.w, p.c_x);
+      transform_tiles<kTile>(lines, zeros, picks, tx, count, tail.w, p.c_x, p.c_in, v + at * b.v_row, b.v_row,
+                             b.v_product);
     });
     for (int64_t t = tiles; t % 8 != 0 || t % 12 != 0; ++t)  // what registers hold beyond the last tile
       for (int xi = 0; xi < kProducts; ++xi)
@@ -284,74 +290,93 @@ struct WinogradBlock {
   }
 
   // Sums of a chunk go straight to the output if it has whole vectors of them next to each other. NaN if one of them is
-  // not finite.
+  // not finite. What the loops read besides sums is copied to variables of their own, which stores cannot change.
   Vec finish_chunk(int64_t chunk) const {
+    const Epilogue to = tail;
+    const float* products = m;
+    const float* biases = bias + chunk * kChunk;
+    const int64_t m_row = b.m_row, m_product = b.m_product, columns = columns_of(chunk), first_column = chunk * kChunk;
+    const int64_t piece = to.c / to.r, line = to.w * to.c;
     Vec watch = Vec::set(0.0f);
-    each_run([&](int64_t n, int64_t ty, int64_t tx, int64_t count, int64_t at) {
+    each_run(0, tiles, [&](int64_t n, int64_t ty, int64_t tx, int64_t count, int64_t at) {
       for (int64_t t = 0; t < count; ++t) {
-        for (int64_t c = 0; c < columns_of(chunk); c += Vec::kWidth)
-          watch = finish_tile(chunk, at + t, c, n, kM * ty, kM * (tx + t), watch);
+        const int64_t y = kM * ty, x = kM * (tx + t), high = to.h - y, wide = to.w - x;
+        const int64_t pixel = (n * to.h + y) * line + x * piece;
+        for (int64_t c = 0; c < columns; c += Vec::kWidth) {
+          const int lanes = columns - c < Vec::kWidth ? static_cast<int>(columns - c) : Vec::kWidth;
+          const int64_t column = first_column + c;
+          Line<Vec, kM> sums[kM];
+          transform_products<kTile>(products + (at + t) * m_row + c, m_product, lanes, Vec::load(biases + c), sums);
+          watch = fma(sum_of<kM>(sums), Vec::set(0.0f), watch);
+          const int64_t place = pixel + column + column / piece * piece * (to.w - 1);
+          if (lanes == Vec::kWidth && high >= kM && wide >= kM) {
+            finish_tile<true>(to, sums, column, place, line, piece, lanes, high, wide);
+          } else {
+            finish_tile<false>(to, sums, column, place, line, piece, lanes, high, wide);
+          }
+        }
       }
     });
     return watch;
   }
 
-  Vec finish_tile(int64_t chunk, int64_t tile, int64_t c, int64_t n, int64_t y, int64_t x, Vec watch) const {
-    const int64_t left = columns_of(chunk) - c, column = chunk * kChunk + c, piece = tail.c / tail.r;
-    const int count = left < Vec::kWidth ? static_cast<int>(left) : Vec::kWidth;
-    Line<Vec, kM> sums[kM];
-    transform_products<kTile>(m + tile * b.m_row + c, b.m_product, count, Vec::load(bias + column), sums);
-    const Vec slope = tail.slopes ? load_some(tail.slopes + column, count) : Vec::set(tail.slope);
-    const int64_t row = tail.w * tail.c;
-    const int64_t corner = (n * tail.h + y) * row + x * piece + column + column / piece * piece * (tail.w - 1);
-    const T* residual = static_cast<const T*>(tail.residual);
-    T *out = static_cast<T*>(tail.out), *kept = static_cast<T*>(tail.kept);
-    if (residual) {  // of the next tile, which at the end of a row is any place but the right one
+  // The sums of a tile, of which `high` x `wide` pixels lie in the image.
+  template <bool kWhole>
+  static void finish_tile(const Epilogue& to, const Line<Vec, kM> sums[kM], int64_t column, int64_t place, int64_t line,
+                          int64_t piece, int lanes, int64_t high, int64_t wide) {
+    if constexpr (kWhole) lanes = Vec::kWidth;
+    const Vec slope = to.slopes ? load_some(to.slopes + column, lanes) : Vec::set(to.slope);
+    const T* residual = static_cast<const T*>(to.residual) + place;
+    T* out = static_cast<T*>(to.out) + place;
+    if (to.residual) {  // that of the next tile is asked for, which at the end of a row is any place but the right one
 #pragma GCC unroll 4
       for (int i = 0; i < kM; ++i)
 #pragma GCC unroll 4
-        for (int j = 0; j < kM; ++j) __builtin_prefetch(residual + corner + i * row + (kM + j) * piece);
+        for (int j = 0; j < kM; ++j) __builtin_prefetch(residual + i * line + (kM + j) * piece);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < kM; ++i) {
-      if (y + i >= tail.h) break;
+      if (!kWhole && i >= high) break;
 #pragma GCC unroll 4
       for (int j = 0; j < kM; ++j) {
-        if (x + j >= tail.w) break;
-        const int64_t place = corner + i * row + j * piece;
-        if (kept) store_some(sums[i].v[j], kept + place, count);
-        store_some(finished(tail, tail.activation, sums[i].v[j], slope, residual ? residual + place : nullptr, count),
-                   out + place, count);
+        if (!kWhole && j >= wide) break;
+        const int64_t at = i * line + j * piece;
+        if (to.kept) store_some(sums[i].v[j], static_cast<T*>(to.kept) + place + at, lanes);
+        store_some(finished(to, to.activation, sums[i].v[j], slope, to.residual ? residual + at : nullptr, lanes),
+                   out + at, lanes);
       }
     }
-    return fma(sum_of<kM>(sums), Vec::set(0.0f), watch);
   }
 
-  // Sums of a chunk to z. NaN if one of them is not finite.
-  Vec collect_chunk(int64_t chunk) const {
-    const int64_t z_tile = kM * b.z_step, z_line = p.plan.block_rows * z_tile, columns = columns_of(chunk);
+  // Sums of a chunk of tiles [begin, end) to z. NaN if one of them is not finite.
+  Vec collect_chunk(int64_t chunk, int64_t begin, int64_t end) const {
+    const int64_t z_tile = kM * b.z_step, z_line = b.z_tiles * z_tile, z_step = b.z_step, columns = columns_of(chunk);
+    const int64_t m_row = b.m_row, m_product = b.m_product;
+    const float *products = m, *biases = bias + chunk * kChunk;
+    float* tile = z + chunk * kChunk;
     Vec watch = Vec::set(0.0f);
-    for (int64_t t = 0; t < tiles; ++t) {
+    for (int64_t t = begin; t < end; ++t, tile += z_tile) {
       for (int64_t c = 0; c < columns; c += Vec::kWidth) {
         const int count = c + Vec::kWidth <= columns ? Vec::kWidth : static_cast<int>(columns - c);
         Line<Vec, kM> sums[kM];
-        transform_products<kTile>(m + t * b.m_row + c, b.m_product, count, Vec::load(bias + chunk * kChunk + c), sums);
-        float* to = z + t * z_tile + chunk * kChunk + c;
+        transform_products<kTile>(products + t * m_row + c, m_product, count, Vec::load(biases + c), sums);
+        float* to = tile + c;
 #pragma GCC unroll 4
         for (int i = 0; i < kM; ++i)
 #pragma GCC unroll 4
-          for (int j = 0; j < kM; ++j) sums[i].v[j].store(to + i * z_line + j * b.z_step);
+          for (int j = 0; j < kM; ++j) sums[i].v[j].store(to + i * z_line + j * z_step);
         watch = fma(sum_of<kM>(sums), Vec::set(0.0f), watch);
       }
     }
     return watch;
   }
 
-  void finish_z(bool finite, const Pick<float>* scatter) const {
-    each_run([&](int64_t n, int64_t ty, int64_t tx, int64_t count, int64_t at) {
+  // The epilogue of tiles [begin, end) in z.
+  void finish_z(int64_t begin, int64_t end, bool finite, const Pick<float>* scatter) const {
+    each_run(begin, end, [&](int64_t n, int64_t ty, int64_t tx, int64_t count, int64_t at) {
       const int64_t col = kM * tx, pixels = col + kM * count <= tail.w ? kM * count : tail.w - col;
       for (int64_t i = 0; i < kM && kM * ty + i < tail.h; ++i) {
-        float* sums = z + (i * p.plan.block_rows + at) * kM * b.z_step;
+        float* sums = z + (i * b.z_tiles + at - begin) * kM * b.z_step;
         const int64_t row = n * tail.h + kM * ty + i;
         if (!finite) repair_pixels<T>(p, sums, b.z_step, row, col, pixels);
         epilogue<T>(tail, {sums, b.z_step, row, col, pixels}, scatter);
@@ -394,11 +419,20 @@ void winograd_blocks(const Conv& p, int64_t begin, int64_t end) {
       }
       if (watch.sum() == 0.0f) continue;  // else once more, by way of z
     }
+    if (tail.c <= kChunk) {  // a few tiles at a time, so that z stays in the L1 cache
+      block.multiply_chunk(0);
+      for (int64_t t = 0; t < block.tiles; t += b.z_tiles) {
+        const int64_t last = t + b.z_tiles < block.tiles ? t + b.z_tiles : block.tiles;
+        const Vec watch = block.collect_chunk(0, t, last);
+        block.finish_z(t, last, watch.sum() == 0.0f, scatter);
+      }
+      continue;
+    }
     Vec watch = Vec::set(0.0f);
     for (int64_t chunk = 0; chunk * kChunk < tail.c; ++chunk) {
       block.multiply_chunk(chunk);
-      watch = add(watch, block.collect_chunk(chunk));
+      watch = add(watch, block.collect_chunk(chunk, 0, block.tiles));
     }
-    block.finish_z(watch.sum() == 0.0f, scatter);
+    block.finish_z(0, block.tiles, watch.sum() == 0.0f, scatter);
   }
 }

@@ -24,6 +24,9 @@ inline __m128i narrow(__m256 v, bfloat16) {
   return _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
 }
 
+template <class T>
+struct Pick;
+
 struct Vec {
   static constexpr int kWidth = 8;
   static constexpr int kPanel = 2;  // vectors of a panel, and the sums that the 16 registers have room for
@@ -55,6 +58,8 @@ struct Vec {
     store(part);
     for (int i = 0; i < count; ++i) p[i] = part[i];
   }
+  template <class T>
+  static Vec load(const Pick<T>& pick, const T* row);  // lanes of a row
   float sum() const {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -159,5 +164,10 @@ struct Pick<float> {
  private:
   static __m256i load_lanes(const int32_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
 };
+
+template <class T>
+inline Vec Vec::load(const Pick<T>& pick, const T* row) {
+  return pick.load(row);
+}
 
 }  // namespace vsr::cpu::avx2

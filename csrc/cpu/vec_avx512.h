@@ -33,6 +33,9 @@ inline __m256i narrow(__m512 v, bfloat16) {
 }
 #endif
 
+template <class T>
+struct Pick;
+
 struct Vec {
   static constexpr int kWidth = 16;
   static constexpr int kPanel = 4;  // vectors of a panel, and the sums that the 32 registers have room for
@@ -60,6 +63,8 @@ struct Vec {
   void store(T* p, int count) const {
     _mm256_mask_storeu_epi16(p, mask(count), narrow(v, T{}));
   }
+  template <class T>
+  static Vec load(const Pick<T>& pick, const T* row);  // lanes of a row
   float sum() const { return _mm512_reduce_add_ps(v); }
 
  private:
@@ -180,5 +185,10 @@ struct Pick {
     return count >= kLanes ? static_cast<uint32_t>((uint64_t{1} << kLanes) - 1) : (1u << count) - 1u;
   }
 };
+
+template <class T>
+inline Vec Vec::load(const Pick<T>& pick, const T* row) {
+  return pick.load(row);
+}
 
 }  // namespace vsr::cpu::VSR_ISA

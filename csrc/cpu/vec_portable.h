@@ -5,6 +5,9 @@
 
 namespace vsr::cpu::portable {
 
+template <class T>
+struct Pick;
+
 struct Vec {
   static constexpr int kWidth = 8;
   static constexpr int kPanel =
@@ -37,6 +40,8 @@ struct Vec {
   void store(T* p, int count) const {
     for (int i = 0; i < count; ++i) p[i] = from_float<T>(lane[i]);
   }
+  template <class T>
+  static Vec load(const Pick<T>& pick, const T* row);  // lanes of a row
   float sum() const {
     float s[4];
     for (int i = 0; i < 4; ++i) s[i] = lane[i] + lane[i + 4];
@@ -94,5 +99,10 @@ struct Pick {
     for (int lane = 0; lane < count; ++lane) to[lane] = at[lane] < 0 ? rest[lane] : from_float<U>(picked.lane[lane]);
   }
 };
+
+template <class T>
+inline Vec Vec::load(const Pick<T>& pick, const T* row) {
+  return pick.load(row);
+}
 
 }  // namespace vsr::cpu::portable
