@@ -1,25 +1,32 @@
-// Winograd F(2x2, 3x3): the transforms around the products. Included once per instruction set, inside its namespace and
-// target pragma.
+// Winograd F(2x2, 3x3) and F(4x4, 3x3): the transforms around the products. Included once per instruction set, inside
+// its namespace and target pragma.
 //
-//   Y = A^T [ (G g G^T) * (B^T d B) ] A     d: 4x4 input pixels, Y: 2x2 sums
-//   B^T = [1 0 -1 0; 0 1 1 0; 0 -1 1 0; 0 1 0 -1]    A^T = [1 1 1 0; 0 1 -1 -1]
+//   Y = A^T [ (G g G^T) * (B^T d B) ] A     d: K x K input pixels, Y: M x M sums, K = M + 2
+//   M = 2: B^T = [1 0 -1 0; 0 1 1 0; 0 -1 1 0; 0 1 0 -1]    A^T = [1 1 1 0; 0 1 -1 -1]
+//   M = 4: the points 0, 1, -1, 2, -2 and infinity
 //   (A. Lavin, S. Gray: Fast Algorithms for Convolutional Neural Networks, CVPR 2016, arXiv:1509.09308)
 //
-// Plan. A block of tiles, neighbours in raster order, goes through three buffers in the L2 cache: V[xi][tile][k] (the
-// transformed input), M[xi][tile][column] (products of one chunk of columns), and the sums of its pixels. Tiles of one
-// row share two of their four pixel columns: each pixel column is loaded and transformed once per group of tiles.
-// Pixels outside the image are rows of zeros, so that no padded copy of the image exists.
+// Plan. A block of tiles, neighbours in raster order, goes through two buffers in the L2 cache: V[xi][tile][k] (the
+// transformed input) and M[xi][tile][column] (products of one chunk of columns). The sums of a tile are finished in
+// registers and stored where they belong. Sums that are no whole vectors there, because channels are scattered or
+// shuffled in odd numbers, go through a third buffer of a few tiles in the L1 cache. Tiles of one row share two of
+// their pixel columns: each pixel column is loaded and transformed once per group of tiles, picked channels included,
+// so that no gathered copy of the image exists; nor does a padded one, since pixels outside the image are zeros.
 //
-// Error, as relative L2 error of the sums for values of zero mean. In float32 2.6e-7 at 64 channels; PyTorch's direct
-// convolution has 2.2e-7 to 4.3e-7, depending on how the CPU lets it block its sums. With bfloat16 operands (AVX-512
-// BF16) the transformed pixels and weights are rounded once each, which the direct method does not do: 3.9e-3, next to
-// 1.7e-3 of rounding the output. It takes half the time of float32 operands, and BasicVSR x4 on a real clip comes out
-// 57.2 dB from its float32 output, against 57.6 dB of PyTorch under bfloat16 autocast. F(4x4) with bfloat16 operands
-// would be off by 1.6e-2 and more.
+// Error, as relative L2 error of the sums for values of zero mean. F(2x2) in float32: 2.6e-7 at 64 channels, where
+// PyTorch's direct convolution has 2.2e-7 to 4.3e-7, depending on how the CPU lets it block its sums. F(4x4): 1.7e-6 at
+// 64 as at 300 channels; the largest error is 4e-6 to 7e-6 of the largest sum, some six times that of the direct
+// convolution at 64 channels. Tests hold it to 4e-6 and 1e-5. With bfloat16 operands (AVX-512 BF16) the transformed
+// pixels and weights are rounded once each, which the direct method does not do: 3.9e-3, next to 1.7e-3 of rounding the
+// output. It takes half the time of float32 operands, and BasicVSR x4 on a real clip comes out 57.2 dB from its float32
+// output, against 57.6 dB of PyTorch under bfloat16 autocast. F(4x4) with bfloat16 operands would be off by 1.6e-2 and
+// more.
 //
-// A pixel takes part in no sums but its own nine, as in the direct method. Only what is not finite differs:
-// infinity minus infinity, or an overflow of the transform, give NaN where the direct method gives infinity. Such
-// pixels are worked out again by the direct method, so that NaN and infinity appear where PyTorch has them.
+// In F(2x2) a pixel takes part in no sums but its own nine, as in the direct method. In F(4x4) it takes part in all of
+// its tile, where it cancels but for rounding: beside a pixel a million times as large, small ones are lost. What is
+// not finite differs in both: infinity minus infinity, or an overflow of the transform, give NaN where the direct
+// method gives infinity, or has nothing to do with it. Such pixels are worked out again by the direct method, so that
+// NaN and infinity appear where PyTorch has them.
 
 constexpr int kTileGroup = 8;  // tiles whose pixels stay in the L1 cache while all channels are walked
 
