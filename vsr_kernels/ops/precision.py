@@ -37,4 +37,5 @@ def fast_float32_is_forbidden() -> bool:
     by default. Torch's compiler does not guard graphs by this setting: compiled code keeps what held when it was
     traced.
     """
-    return torch.backends.mkldnn.conv.fp32_precision not in ("tf32", "bf16")
+    precision: str = torch.backends.mkldnn.conv.fp32_precision  # type: ignore[attr-defined]
+    return precision not in ("tf32", "bf16")
