@@ -9,9 +9,9 @@
 // Plan. A block of tiles, neighbours in raster order, goes through two buffers in the L2 cache: V[xi][tile][k] (the
 // transformed input) and M[xi][tile][column] (products of one chunk of columns). The sums of a tile are finished in
 // registers and stored where they belong. Sums that are no whole vectors there, because channels are scattered or
-// shuffled in odd numbers, go through a third buffer of a few tiles in the L1 cache. Tiles of one row share two of
-// their pixel columns: each pixel column is loaded and transformed once per group of tiles, picked channels included,
-// so that no gathered copy of the image exists; nor does a padded one, since pixels outside the image are zeros.
+// shuffled in odd numbers, go through a third buffer. Tiles of one row share two of their pixel columns: each pixel
+// column is loaded and transformed once per group of tiles, picked channels included, so that no gathered copy of the
+// image exists; nor does a padded one, since pixels outside the image are zeros.
 //
 // Error, as relative L2 error of the sums for values of zero mean. F(2x2) in float32: 2.6e-7 at 64 channels, where
 // PyTorch's direct convolution has 2.2e-7 to 4.3e-7, depending on how the CPU lets it block its sums. F(4x4): 1.7e-6 at
@@ -221,7 +221,6 @@ inline Vec sum_of(const Line<Vec, kM> sums[kM]) {
 
 struct WinogradBuffers {
   int64_t v_row, v_product, m_row, m_product, z_step;  // in elements
-  int64_t z_tiles;
   int64_t v_bytes, m_bytes, z_bytes, zero_bytes;
 };
 
@@ -238,8 +237,7 @@ inline WinogradBuffers winograd_buffers(const Conv& p, int64_t operand_bytes, in
   b.z_step = whole_vectors(p.tail.c);
   b.v_bytes = whole(products * b.v_product * operand_bytes);
   b.m_bytes = whole(products * b.m_product * 4);
-  b.z_tiles = p.tail.c > kChunk ? p.plan.block_rows : pixels == 16 ? 2 : 8;
-  b.z_bytes = whole(pixels * b.z_tiles * b.z_step * 4);
+  b.z_bytes = whole(pixels * p.plan.block_rows * b.z_step * 4);
   b.zero_bytes = whole((4 * kTileGroup + 2) * p.c_x * element_bytes);  // of a line of a group of tiles
   return b;
 }
@@ -254,25 +252,25 @@ struct WinogradBlock {
   WinogradBuffers b;
   E* v;      // [xi][tile][k]
   float* m;  // [xi][tile][column]
-  float* z;  // [sub-row][tile][sub-column][column] of z_tiles tiles
+  float* z;  // [sub-row][tile][sub-column][column]
   const T* zeros;
   const float* bias;
   int64_t first, tiles;
 
-  // f(n, ty, tx, tiles, index in the block) for every piece of a tile row in tiles [begin, end) of the block.
+  // f(n, ty, tx, tiles, index in the block) for every piece of a tile row.
   template <class F>
-  void each_run(int64_t begin, int64_t end, F f) const {
+  void each_run(F f) const {
     const int64_t down = (tail.h + kM - 1) / kM, across = (tail.w + kM - 1) / kM;
-    for (int64_t at = begin; at < end;) {
+    for (int64_t at = 0; at < tiles;) {
       const int64_t row = (first + at) / across, tx = (first + at) % across;
-      const int64_t count = across - tx < end - at ? across - tx : end - at;
+      const int64_t count = across - tx < tiles - at ? across - tx : tiles - at;
       f(row / down, row % down, tx, count, at);
       at += count;
     }
   }
 
   void transform_pixels() const {
-    each_run(0, tiles, [&](int64_t n, int64_t ty, int64_t tx, int64_t count, int64_t at) {
+    each_run([&](int64_t n, int64_t ty, int64_t tx, int64_t count, int64_t at) {
       const T* image = static_cast<const T*>(p.x) + n * tail.h * tail.w * p.c_x;
       const TileLines<T, kTile> lines = tile_lines<kTile>(image, kM * ty - 1, tail.h, tail.w, p.c_x);
       transform_tiles<kTile>(lines, zeros, picks, tx, count, tail.w, p.c_x, p.c_in, v + at * b.v_row, b.v_row,
@@ -305,7 +303,7 @@ struct WinogradBlock {
     const int64_t m_row = b.m_row, m_product = b.m_product, columns = columns_of(chunk), first_column = chunk * kChunk;
     const int64_t piece = to.c / to.r, line = to.w * to.c;
     Vec watch = Vec::set(0.0f);
-    each_run(0, tiles, [&](int64_t n, int64_t ty, int64_t tx, int64_t count, int64_t at) {
+    each_run([&](int64_t n, int64_t ty, int64_t tx, int64_t count, int64_t at) {
       for (int64_t t = 0; t < count; ++t) {
         const int64_t y = kM * ty, x = kM * (tx + t), high = to.h - y, wide = to.w - x;
         const int64_t pixel = (n * to.h + y) * line + x * piece;
@@ -355,14 +353,15 @@ struct WinogradBlock {
     }
   }
 
-  // Sums of a chunk of tiles [begin, end) to z. NaN if one of them is not finite.
-  Vec collect_chunk(int64_t chunk, int64_t begin, int64_t end) const {
-    const int64_t z_tile = kM * b.z_step, z_line = b.z_tiles * z_tile, z_step = b.z_step, columns = columns_of(chunk);
+  // Sums of a chunk to z. NaN if one of them is not finite.
+  Vec collect_chunk(int64_t chunk) const {
+    const int64_t z_tile = kM * b.z_step, z_line = p.plan.block_rows * z_tile, z_step = b.z_step,
+                  columns = columns_of(chunk);
     const int64_t m_row = b.m_row, m_product = b.m_product;
     const float *products = m, *biases = bias + chunk * kChunk;
     float* tile = z + chunk * kChunk;
     Vec watch = Vec::set(0.0f);
-    for (int64_t t = begin; t < end; ++t, tile += z_tile) {
+    for (int64_t t = 0; t < tiles; ++t, tile += z_tile) {
       for (int64_t c = 0; c < columns; c += Vec::kWidth) {
         const int count = c + Vec::kWidth <= columns ? Vec::kWidth : static_cast<int>(columns - c);
         Line<Vec, kM> sums[kM];
@@ -378,12 +377,11 @@ struct WinogradBlock {
     return watch;
   }
 
-  // The epilogue of tiles [begin, end) in z.
-  void finish_z(int64_t begin, int64_t end, bool finite, const Pick<float>* scatter) const {
-    each_run(begin, end, [&](int64_t n, int64_t ty, int64_t tx, int64_t count, int64_t at) {
+  void finish_z(bool finite, const Pick<float>* scatter) const {
+    each_run([&](int64_t n, int64_t ty, int64_t tx, int64_t count, int64_t at) {
       const int64_t col = kM * tx, pixels = col + kM * count <= tail.w ? kM * count : tail.w - col;
       for (int64_t i = 0; i < kM && kM * ty + i < tail.h; ++i) {
-        float* sums = z + (i * b.z_tiles + at - begin) * kM * b.z_step;
+        float* sums = z + (i * p.plan.block_rows + at) * kM * b.z_step;
         const int64_t row = n * tail.h + kM * ty + i;
         if (!finite) repair_pixels<T>(p, sums, b.z_step, row, col, pixels);
         epilogue<T>(tail, {sums, b.z_step, row, col, pixels}, scatter);
@@ -426,20 +424,11 @@ void winograd_blocks(const Conv& p, int64_t begin, int64_t end) {
       }
       if (watch.sum() == 0.0f) continue;  // else once more, by way of z
     }
-    if (tail.c <= kChunk) {  // a few tiles at a time, so that z stays in the L1 cache
-      block.multiply_chunk(0);
-      for (int64_t t = 0; t < block.tiles; t += b.z_tiles) {
-        const int64_t last = t + b.z_tiles < block.tiles ? t + b.z_tiles : block.tiles;
-        const Vec watch = block.collect_chunk(0, t, last);
-        block.finish_z(t, last, watch.sum() == 0.0f, scatter);
-      }
-      continue;
-    }
     Vec watch = Vec::set(0.0f);
     for (int64_t chunk = 0; chunk * kChunk < tail.c; ++chunk) {
       block.multiply_chunk(chunk);
-      watch = add(watch, block.collect_chunk(chunk, 0, block.tiles));
+      watch = add(watch, block.collect_chunk(chunk));
     }
-    block.finish_z(0, block.tiles, watch.sum() == 0.0f, scatter);
+    block.finish_z(watch.sum() == 0.0f, scatter);
   }
 }
