@@ -11,21 +11,21 @@ namespace vsr::cpu {
 
 // How the sums are found.
 //
-//   winograd  F(2x2, 3x3): 16 products per four pixels instead of 36.
-//   direct    nine taps in a row: for few input channels, where the transforms would be most of the work.
-//   taps      every pixel times all nine taps, then the sum of nine shifted results: for few output channels, which
-//             would leave most lanes of a vector empty.
-enum class ConvMethod { winograd, direct, taps };
+//   winograd   F(2x2, 3x3): 16 products per four pixels instead of 36.
+//   winograd4  F(4x4, 3x3): 36 products per 16 pixels instead of 144, at a rounding error that a call has to allow.
+//   direct     nine taps in a row: for few input channels, where the transforms would be most of the work.
+//   taps       every pixel times all nine taps, then the sum of nine shifted results: for few output channels, which
+//              would leave most lanes of a vector empty.
+enum class ConvMethod { winograd, winograd4, direct, taps };
 
 // All methods are products of matrices, `products` of them: rows of A (tiles or pixels, worked out per block) of depth
 // k, times packed columns B. Columns come in chunks, those in panels of a few vectors: what the registers hold at once.
 struct ConvPlan {
   ConvMethod method;
   bool halves;         // A and B in bfloat16, else float32
-  int64_t products;    // 16 for winograd, else 1
+  int64_t products;    // 16 for winograd, 36 for winograd4, else 1
   int64_t columns;     // of B: C_out, or 9 C_out for taps
-  int64_t depth;       // C_in, made even for halves
-  int64_t k;           // of the products: depth, or 9 depth for direct
+  int64_t k;           // of the products: C_in, or 9 C_in for direct; made even for halves
   int64_t block_rows;  // rows of A per block
   int64_t blocks;
   int64_t pack_units;
@@ -34,14 +34,17 @@ struct ConvPlan {
 
 // out = epilogue(conv(x, weight) + bias). Column j of the sums is channel shuffled_channel(j) of the weight.
 struct Conv {
-  const void* x;       // (N, H, W, C_in), dense
-  const void* weight;  // (C_out, C_in, 3, 3), any strides
-  const void* bias;    // C_out values, dense, or null
-  const void* slope;   // prelu: slope_count values, dense
-  const void* packed;  // 64-byte aligned
+  const void* x;            // (N, H, W, C_x), dense
+  const void* weight;       // (C_out, C_in, 3, 3), any strides
+  const void* bias;         // C_out values, dense, or null
+  const void* slope;        // prelu: slope_count values, dense
+  const void* packed;       // 64-byte aligned
+  const int64_t* channels;  // the C_in channels of x that are convolved, or null: all, C_x = C_in
   Strides ws;
+  int64_t c_x;
   int64_t c_in;
   int64_t slope_count;  // 0, 1 or C_out
+  bool exact;           // winograd4 is not allowed
   ConvPlan plan;
   Epilogue tail;  // C_out is tail.c; slope of prelu and slopes are taken from `slope` and need not be set
 };

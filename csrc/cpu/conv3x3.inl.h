@@ -9,20 +9,23 @@
 //
 #include "cpu/conv_winograd.inl.h"
 
-constexpr int64_t kBlockBytes = 384 * 1024;  // of the buffers of a block: most of an L2 cache is left to the weights
+// Of the buffers of a block, in an L2 cache of 1 MiB that the weights of 64 channels have to share: 256 KiB of them for
+// winograd, 576 KiB for winograd4.
+constexpr int64_t kBlockBytes = 384 * 1024, kBlockBytes4 = 256 * 1024;
 
 // The method follows from the channels alone. Measured on Zen 4 with AVX-512 and AVX2.
-inline ConvMethod conv_method(int64_t c_in, int64_t c_out) {
+inline ConvMethod conv_method(int64_t c_in, int64_t c_out, bool exact) {
   if (c_in <= 4) return ConvMethod::direct;
   if (vectors_of(9 * c_out) <= 4 * vectors_of(c_out)) return ConvMethod::taps;
-  return ConvMethod::winograd;
+  return exact ? ConvMethod::winograd : ConvMethod::winograd4;
 }
 
-// As many tiles as the buffers have room for, fewer where that leaves few blocks.
-inline int64_t winograd_block_rows(int64_t bytes_per_tile, int64_t tiles) {
-  int64_t rows = kBlockBytes / bytes_per_tile / kRowMultiple * kRowMultiple;
-  while (rows > kRowMultiple && tiles < 16 * rows) rows -= kRowMultiple;
-  return rows < kRowMultiple ? kRowMultiple : rows < 4 * kRowMultiple ? rows : 4 * kRowMultiple;
+// As many tiles as the buffers have room for, fewer where that leaves few blocks; in steps of what the registers hold.
+inline int64_t winograd_block_rows(int64_t bytes, int64_t bytes_per_tile, int64_t tiles, int64_t c_out) {
+  const int64_t step = c_out > kChunk ? kRowMultiple : rows_at_once(static_cast<int>(vectors_of(c_out))) == 8 ? 8 : 12;
+  int64_t rows = bytes / bytes_per_tile / step * step;
+  while (rows > kRowMultiple && tiles < 16 * rows) rows -= step;
+  return rows < step ? step : rows < 4 * kRowMultiple ? rows : 4 * kRowMultiple;
 }
 
 ConvPlan conv_plan(const Conv& p) {
@@ -31,17 +34,19 @@ ConvPlan conv_plan(const Conv& p) {
 #if defined(VSR_BF16_DOT)
   plan.halves = t.dtype == DType::bf16;
 #endif
-  plan.method = conv_method(p.c_in, t.c);
-  plan.products = plan.method == ConvMethod::winograd ? 16 : 1;
+  plan.method = conv_method(p.c_in, t.c, p.exact || plan.halves);
+  const bool small = plan.method == ConvMethod::winograd, large = plan.method == ConvMethod::winograd4;
+  plan.products = small ? 16 : large ? 36 : 1;
   plan.columns = plan.method == ConvMethod::taps ? 9 * t.c : t.c;
-  plan.depth = plan.halves ? (p.c_in + 1) / 2 * 2 : p.c_in;
-  plan.k = plan.method == ConvMethod::direct ? 9 * plan.depth : plan.depth;
+  plan.k = plan.method == ConvMethod::direct ? 9 * p.c_in : p.c_in;
+  if (plan.halves) plan.k = (plan.k + 1) / 2 * 2;
   const int64_t operand_bytes = plan.halves ? 2 : 4;
-  if (plan.method == ConvMethod::winograd) {
-    const int64_t tiles = t.n * ((t.h + 1) / 2) * ((t.w + 1) / 2), chunk = t.c < kChunk ? t.c : kChunk;
-    const int64_t v_bytes = vectors_of(p.c_in) * Vec::kWidth * operand_bytes,
-                  m_bytes = vectors_of(chunk) * Vec::kWidth * 4;
-    plan.block_rows = winograd_block_rows(16 * (v_bytes + m_bytes) + 4 * t.c * 4, tiles);
+  if (small || large) {
+    const int64_t m = large ? 4 : 2, tiles = t.n * ((t.h + m - 1) / m) * ((t.w + m - 1) / m);
+    const int64_t v_bytes = whole_vectors(p.c_in) * operand_bytes;
+    const int64_t m_bytes = whole_vectors(t.c < kChunk ? t.c : kChunk) * 4;
+    plan.block_rows =
+        winograd_block_rows(large ? kBlockBytes4 : kBlockBytes, plan.products * (v_bytes + m_bytes), tiles, t.c);
     plan.blocks = (tiles + plan.block_rows - 1) / plan.block_rows;
   } else if (plan.method == ConvMethod::direct) {
     plan.block_rows = kPiece;
@@ -51,7 +56,7 @@ ConvPlan conv_plan(const Conv& p) {
     plan.blocks = t.n * ((t.h + kTapsHeight - 1) / kTapsHeight) * ((t.w + kTapsWidth - 1) / kTapsWidth);
   }
   plan.pack_units = vectors_of(plan.columns) * (p.c_in == 0 ? 1 : (p.c_in + kPackDepth - 1) / kPackDepth);
-  const int64_t weights = plan.products * vectors_of(plan.columns) * Vec::kWidth * plan.k * operand_bytes;
+  const int64_t weights = plan.products * whole_vectors(plan.columns) * plan.k * operand_bytes;
   plan.packed_bytes = (weights + 63) / 64 * 64 + 2 * packed_columns(plan) * 4;
   return plan;
 }
@@ -74,7 +79,10 @@ void conv3x3(const Conv& p, int64_t begin, int64_t end) {
     using T = decltype(element);
     using E = decltype(operand);
     switch (p.plan.method) {
-      case ConvMethod::winograd: return winograd_blocks<T, E>(p, begin, end);
+      case ConvMethod::winograd: return winograd_blocks<T, E, 2>(p, begin, end);
+      case ConvMethod::winograd4:
+        if constexpr (sizeof(E) == 4) winograd_blocks<T, E, 4>(p, begin, end);
+        return;
       case ConvMethod::direct: return direct_blocks<T, E>(p, begin, end);
       case ConvMethod::taps: return taps_blocks<T, E>(p, begin, end);
     }

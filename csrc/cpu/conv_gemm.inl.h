@@ -4,7 +4,8 @@
 // Plan. The sums of R rows times a panel of up to kPanel vectors of columns stay in registers while k runs; a step
 // loads one row of the packed panel and broadcasts one operand of each row. Sums are taken in the order of k, in slices
 // of kSlice terms lest their rounding errors grow with k, whatever the row, R or the panel: no result depends on how
-// rows are cut into blocks.
+// rows are cut into blocks. Where half a vector holds the last columns, half a vector is multiplied: CPUs that pass 512
+// bits in two halves (Zen 4) need half the time for it, and pruned networks have any number of columns.
 
 // What one instruction multiplies. float32: one k; bfloat16: two, which lie next to each other in A and B.
 template <class E>
@@ -17,7 +18,9 @@ struct Operand<float> {
   static Wide load(const float* b) { return Vec::load(b); }
   static Wide broadcast(const float* a) { return Vec::set(*a); }
   static Vec multiply_add(Wide a, Wide b, Vec sum) { return fma(a, b, sum); }
-  static void store(Vec v, float* to) { v.store(to); }
+  using Half = HalfVec;
+  static Half load_half(const float* b) { return HalfVec::load(b); }
+  static HalfVec multiply_add_half(Wide a, Half b, HalfVec sum) { return fma(half_of(a), b, sum); }
 };
 
 #if defined(VSR_BF16_DOT)
@@ -28,7 +31,9 @@ struct Operand<bfloat16> {
   static Wide load(const bfloat16* b) { return load_pairs(b); }
   static Wide broadcast(const bfloat16* a) { return broadcast_pair(a); }
   static Vec multiply_add(Wide a, Wide b, Vec sum) { return dot(a, b, sum); }
-  static void store(Vec v, bfloat16* to) { v.store(to); }
+  using Half = HalfBfloatPairs;
+  static Half load_half(const bfloat16* b) { return load_half_pairs(b); }
+  static HalfVec multiply_add_half(Wide a, Half b, HalfVec sum) { return dot(half_of(a), b, sum); }
 };
 #endif
 
@@ -42,6 +47,7 @@ constexpr int rows_at_once(int vectors) {
 }
 
 constexpr int64_t vectors_of(int64_t values) { return (values + Vec::kWidth - 1) / Vec::kWidth; }
+constexpr int64_t whole_vectors(int64_t values) { return vectors_of(values) * Vec::kWidth; }
 
 // Elements of packed columns of depth k before chunk `chunk`; within a chunk of `vectors` vectors before product `xi`;
 // and within a product before the panel that begins at vector `vector`.
@@ -60,75 +66,93 @@ struct Rows {
   int64_t piece_step = 0;
 };
 
-template <class E, int kPieces, int R, int NV, bool kWhole>
+// NV vectors, the last of which is a half one if kHalf.
+template <class E, int kPieces, int R, int NV, bool kHalf>
 inline void multiply_rows(const Rows<E, kPieces>& a, const E* first, const E* b, float* c, int64_t c_row,
-                          const float* start, int last, bool more) {
+                          const float* start, bool more) {
   using Op = Operand<E>;
-  Vec sum[R][NV];
+  constexpr int kFull = NV - kHalf, kStep = Vec::kWidth * Op::kDepth;
+  Vec sum[R][kFull > 0 ? kFull : 1];
+  HalfVec half[kHalf ? R : 1];
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
+  for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) sum[r][v] = start ? Vec::load(start + v * Vec::kWidth) : Vec::set(0.0f);
+    for (int v = 0; v < kFull; ++v) sum[r][v] = start ? Vec::load(start + v * Vec::kWidth) : Vec::set(0.0f);
+    if constexpr (kHalf) half[r] = start ? HalfVec::load(start + kFull * Vec::kWidth) : HalfVec::set(0.0f);
+  }
   for (int piece = 0; piece < kPieces; ++piece, first += a.piece_step) {
     for (int64_t i = 0; i < a.k; i += Op::kDepth) {
-      typename Op::Wide column[NV];
+      typename Op::Wide column[kFull > 0 ? kFull : 1];
+      typename Op::Half last;
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) column[v] = Op::load(b + v * Vec::kWidth * Op::kDepth);
-      b += NV * Vec::kWidth * Op::kDepth;
+      for (int v = 0; v < kFull; ++v) column[v] = Op::load(b + v * kStep);
+      if constexpr (kHalf) last = Op::load_half(b + kFull * kStep);
+      b += NV * kStep;
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
         const typename Op::Wide row = Op::broadcast(first + r * a.step + i);
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) sum[r][v] = Op::multiply_add(row, column[v], sum[r][v]);
+        for (int v = 0; v < kFull; ++v) sum[r][v] = Op::multiply_add(row, column[v], sum[r][v]);
+        if constexpr (kHalf) half[r] = Op::multiply_add_half(row, last, half[r]);
       }
     }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) {
+    for (int v = 0; v < kFull; ++v) {
       float* to = c + r * c_row + v * Vec::kWidth;
-      if (more) sum[r][v] = add(kWhole || v < NV - 1 ? Vec::load(to) : Vec::load(to, last), sum[r][v]);
-      kWhole || v < NV - 1 ? sum[r][v].store(to) : sum[r][v].store(to, last);
+      if (more) sum[r][v] = add(Vec::load(to), sum[r][v]);
+      sum[r][v].store(to);
+    }
+    if constexpr (kHalf) {
+      float* to = c + r * c_row + kFull * Vec::kWidth;
+      if (more) half[r] = add(HalfVec::load(to), half[r]);
+      half[r].store(to);
     }
   }
 }
 
-template <int NV, class E, int kPieces>
-void multiply_panel(const Rows<E, kPieces>& a, const E* b, float* c, int64_t c_row, const float* start, int last) {
+template <int NV, bool kHalf, class E, int kPieces>
+void multiply_panel(const Rows<E, kPieces>& a, const E* b, float* c, int64_t c_row, const float* start) {
   constexpr int R = rows_at_once(NV);
   Rows<E, kPieces> slice = a;
   for (int64_t k = 0; k < a.k || k == 0; k += kSlice, slice.first += kSlice, b += kSlice * NV * Vec::kWidth) {
     slice.k = a.k - k < kSlice ? a.k - k : kSlice;
     const float* from = k == 0 ? start : nullptr;
-    for (int64_t r = 0; r < a.count; r += R) {
-      const E* first = slice.first + r * a.step;
-      float* to = c + r * c_row;
-      last == Vec::kWidth ? multiply_rows<E, kPieces, R, NV, true>(slice, first, b, to, c_row, from, last, k > 0)
-                          : multiply_rows<E, kPieces, R, NV, false>(slice, first, b, to, c_row, from, last, k > 0);
-    }
+    for (int64_t r = 0; r < a.count; r += R)
+      multiply_rows<E, kPieces, R, NV, kHalf>(slice, slice.first + r * a.step, b, c + r * c_row, c_row, from, k > 0);
   }
 }
 
+template <int NV, class E, int kPieces>
+inline void multiply_columns(const Rows<E, kPieces>& a, const E* b, float* c, int64_t c_row, const float* start,
+                             bool half) {
+  if constexpr (HalfVec::kWidth < Vec::kWidth) {
+    if (half) return multiply_panel<NV, true>(a, b, c, c_row, start);
+  }
+  multiply_panel<NV, false>(a, b, c, c_row, start);
+}
+
 // c[row][column] = start[column] + the product of row and column, b being one product of a packed chunk. The number of
-// rows is rounded up to what the registers hold: a and c have that many, which is a divisor of kRowMultiple.
+// rows is rounded up to what the registers hold: a and c have that many, which is a divisor of kRowMultiple. The lanes
+// of the last vector beyond `columns` are padding of c, of which any part is written.
 template <class E, int kPieces>
 void multiply(const Rows<E, kPieces>& a, const E* b, float* c, int64_t c_row, int64_t columns, const float* start) {
   const int64_t vectors = vectors_of(columns), depth = kPieces * a.k;
   for (int64_t v = 0; v < vectors; v += Vec::kPanel) {
     const int64_t wide = vectors - v < Vec::kPanel ? vectors - v : Vec::kPanel;
-    const int64_t left = columns - (v + wide - 1) * Vec::kWidth;
-    const int last = left < Vec::kWidth ? static_cast<int>(left) : Vec::kWidth;
+    const bool half = columns - (v + wide - 1) * Vec::kWidth <= HalfVec::kWidth;
     const float* from = start ? start + v * Vec::kWidth : nullptr;
     float* to = c + v * Vec::kWidth;
     const E* panel = b + packed_panel(depth, v);
     if (wide == 1) {
-      multiply_panel<1>(a, panel, to, c_row, from, last);
+      multiply_columns<1>(a, panel, to, c_row, from, half);
     } else if (wide == 2) {
-      multiply_panel<2>(a, panel, to, c_row, from, last);
+      multiply_columns<2>(a, panel, to, c_row, from, half);
     } else if constexpr (Vec::kPanel > 2) {
-      wide == 3 ? multiply_panel<3>(a, panel, to, c_row, from, last)
-                : multiply_panel<4>(a, panel, to, c_row, from, last);
+      wide == 3 ? multiply_columns<3>(a, panel, to, c_row, from, half)
+                : multiply_columns<4>(a, panel, to, c_row, from, half);
     }
   }
 }

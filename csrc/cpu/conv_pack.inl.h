@@ -1,9 +1,9 @@
 // Packing of the weights of a 3x3 convolution, once per call. Included once per instruction set, inside its namespace
 // and target pragma.
 //
-// Plan. A unit packs one vector of columns for all k, in float64 over the lanes, rounded once. Order of the elements:
-// [chunk][product][panel][k / depth][vector][lane][k % depth]. Behind the weights: the bias and the slopes as float32,
-// in the order of the columns.
+// Plan. A unit packs one vector of columns for some input channels, in float64 over the lanes, rounded once. Order of
+// the elements: [chunk][product][panel][k / depth][vector][lane][k % depth], depth being that of an instruction. Behind
+// the weights: the bias and the slopes as float32, in the order of the columns.
 
 constexpr int64_t kPackDepth = 16;  // input channels per unit
 
@@ -23,6 +23,26 @@ inline void winograd_weights(const double (*g)[Vec::kWidth], int step, double (*
     u[2 * u_step][l] = outer - inner;
     u[3 * u_step][l] = g[2 * step][l];
   }
+}
+inline void winograd4_weights(const double (*g)[Vec::kWidth], int step, double (*u)[Vec::kWidth], int u_step) {
+  for (int l = 0; l < Vec::kWidth; ++l) {
+    const double g0 = g[0][l], g1 = g[step][l], g2 = g[2 * step][l];
+    u[0][l] = g0 / 4;
+    u[u_step][l] = -(g0 + g2 + g1) / 6;
+    u[2 * u_step][l] = -(g0 + g2 - g1) / 6;
+    u[3 * u_step][l] = (g0 + 4 * g2 + 2 * g1) / 24;
+    u[4 * u_step][l] = (g0 + 4 * g2 - 2 * g1) / 24;
+    u[5 * u_step][l] = g2;
+  }
+}
+
+// Where input channel ci stands in the rows of A: the transform stores whole pairs of vectors the even channels first.
+inline int64_t row_place([[maybe_unused]] const ConvPlan& p, [[maybe_unused]] int64_t c_in, int64_t ci) {
+#if defined(VSR_BF16_DOT)
+  if (p.halves && p.method == ConvMethod::winograd && ci / VecPair::kWidth < c_in / VecPair::kWidth)
+    return ci / VecPair::kWidth * VecPair::kWidth + ci % 2 * Vec::kWidth + ci % VecPair::kWidth / 2;
+#endif
+  return ci;
 }
 
 template <class T, class E>
@@ -54,7 +74,7 @@ void pack_columns(const Conv& p, E* packed, int64_t vector, int64_t ci_begin, in
   const auto weight = [&](int l, int64_t ci, int64_t t) {
     return at[l] ? to_float(at[l][ci * p.ws.c + t / 3 * p.ws.h + t % 3 * p.ws.w]) : 0.0f;
   };
-  double lanes[9][Vec::kWidth], half[12][Vec::kWidth], whole[16][Vec::kWidth];
+  double lanes[9][Vec::kWidth], half[18][Vec::kWidth], whole[36][Vec::kWidth];
   const double zeros[Vec::kWidth] = {};
   for (int64_t ci = ci_begin; ci < ci_end; ++ci) {
     if (plan.method == ConvMethod::taps) {
@@ -65,16 +85,21 @@ void pack_columns(const Conv& p, E* packed, int64_t vector, int64_t ci_begin, in
     for (int t = 0; t < 9; ++t)
       for (int l = 0; l < Vec::kWidth; ++l) lanes[t][l] = weight(l, ci, t);
     if (plan.method == ConvMethod::direct) {
-      for (int t = 0; t < 9; ++t) put(0, t * plan.depth + ci, lanes[t]);
+      for (int t = 0; t < 9; ++t) put(0, t * p.c_in + ci, lanes[t]);
       continue;
     }
-    for (int j = 0; j < 3; ++j) winograd_weights(lanes + j, 3, half + j, 3);          // columns: 3 x 3 to 4 x 3
-    for (int i = 0; i < 4; ++i) winograd_weights(half + 3 * i, 1, whole + 4 * i, 1);  // rows: to 4 x 4
-    for (int xi = 0; xi < 16; ++xi) put(xi, ci, whole[xi]);
+    if (plan.method == ConvMethod::winograd4) {
+      for (int j = 0; j < 3; ++j) winograd4_weights(lanes + j, 3, half + j, 3);          // columns: 3 x 3 to 6 x 3
+      for (int i = 0; i < 6; ++i) winograd4_weights(half + 3 * i, 1, whole + 6 * i, 1);  // rows: to 6 x 6
+    } else {
+      for (int j = 0; j < 3; ++j) winograd_weights(lanes + j, 3, half + j, 3);
+      for (int i = 0; i < 4; ++i) winograd_weights(half + 3 * i, 1, whole + 4 * i, 1);
+    }
+    for (int64_t xi = 0; xi < plan.products; ++xi) put(xi, row_place(plan, p.c_in, ci), whole[xi]);
   }
-  if (ci_end == p.c_in && plan.depth > p.c_in)
-    for (int64_t piece = 0; piece < plan.k / plan.depth; ++piece)
-      for (int64_t product = 0; product < plan.products; ++product) put(product, piece * plan.depth + p.c_in, zeros);
+  const int64_t used = plan.method == ConvMethod::direct ? 9 * p.c_in : p.c_in;
+  if (ci_end == p.c_in && plan.k > used)
+    for (int64_t product = 0; product < plan.products; ++product) put(product, used, zeros);
 }
 
 template <class T, class E>

@@ -1,138 +1,226 @@
-// Winograd F(2x2, 3x3): the transforms around the products. Included once per instruction set, inside its namespace and
-// target pragma.
+// Winograd F(2x2, 3x3) and F(4x4, 3x3): the transforms around the products. Included once per instruction set, inside
+// its namespace and target pragma.
 //
-//   Y = A^T [ (G g G^T) * (B^T d B) ] A     d: 4x4 input pixels, Y: 2x2 sums
-//   B^T = [1 0 -1 0; 0 1 1 0; 0 -1 1 0; 0 1 0 -1]    A^T = [1 1 1 0; 0 1 -1 -1]
+//   Y = A^T [ (G g G^T) * (B^T d B) ] A     d: K x K input pixels, Y: M x M sums, K = M + 2
+//   M = 2: B^T = [1 0 -1 0; 0 1 1 0; 0 -1 1 0; 0 1 0 -1]    A^T = [1 1 1 0; 0 1 -1 -1]
+//   M = 4: the points 0, 1, -1, 2, -2 and infinity
 //   (A. Lavin, S. Gray: Fast Algorithms for Convolutional Neural Networks, CVPR 2016, arXiv:1509.09308)
 //
-// Plan. A block of tiles, neighbours in raster order, goes through three buffers in the L2 cache: V[xi][tile][k] (the
-// transformed input), M[xi][tile][column] (products of one chunk of columns), and the sums of its pixels. Tiles of one
-// row share two of their four pixel columns: each pixel column is loaded and transformed once per group of tiles.
-// Pixels outside the image are rows of zeros, so that no padded copy of the image exists.
+// Plan. A block of tiles, neighbours in raster order, goes through two buffers in the L2 cache: V[xi][tile][k] (the
+// transformed input) and M[xi][tile][column] (products of one chunk of columns). The sums of a tile are finished in
+// registers and stored where they belong. Sums that are no whole vectors there, because channels are scattered or
+// shuffled in odd numbers, go through a third buffer. Tiles of one row share two of their pixel columns: each pixel
+// column is loaded and transformed once per group of tiles, picked channels included, so that no gathered copy of the
+// image exists; nor does a padded one, since pixels outside the image are zeros.
 //
-// Error, as relative L2 error of the sums for values of zero mean. In float32 2.6e-7 at 64 channels; PyTorch's direct
-// convolution has 2.2e-7 to 4.3e-7, depending on how the CPU lets it block its sums. With bfloat16 operands (AVX-512
-// BF16) the transformed pixels and weights are rounded once each, which the direct method does not do: 3.9e-3, next to
-// 1.7e-3 of rounding the output. It takes half the time of float32 operands, and BasicVSR x4 on a real clip comes out
-// 57.2 dB from its float32 output, against 57.6 dB of PyTorch under bfloat16 autocast. F(4x4) with bfloat16 operands
-// would be off by 1.6e-2 and more.
+// Error, as relative L2 error of the sums for values of zero mean. F(2x2) in float32: 2.6e-7 at 64 channels, where
+// PyTorch's direct convolution has 2.2e-7 to 4.3e-7, depending on how the CPU lets it block its sums. F(4x4): 1.7e-6 at
+// 64 as at 300 channels; the largest error is 4e-6 to 7e-6 of the largest sum, some six times that of the direct
+// convolution at 64 channels. Tests hold it to 4e-6 and 1e-5. With bfloat16 operands (AVX-512 BF16) the transformed
+// pixels and weights are rounded once each, which the direct method does not do: 3.9e-3, next to 1.7e-3 of rounding the
+// output. It takes half the time of float32 operands, and BasicVSR x4 on a real clip comes out 57.2 dB from its float32
+// output, against 57.6 dB of PyTorch under bfloat16 autocast. F(4x4) with bfloat16 operands would be off by 1.6e-2 and
+// more.
 //
-// A pixel takes part in no sums but its own nine, as in the direct method. Only what is not finite differs:
-// infinity minus infinity, or an overflow of the transform, give NaN where the direct method gives infinity. Such
-// pixels are worked out again by the direct method, so that NaN and infinity appear where PyTorch has them.
+// In F(2x2) a pixel takes part in no sums but its own nine, as in the direct method. In F(4x4) it takes part in all of
+// its tile, where it cancels but for rounding: beside a pixel a million times as large, small ones are lost. What is
+// not finite differs in both: infinity minus infinity, or an overflow of the transform, give NaN where the direct
+// method gives infinity, or has nothing to do with it. Such pixels are worked out again by the direct method, so that
+// NaN and infinity appear where PyTorch has them.
 
 constexpr int kTileGroup = 8;  // tiles whose pixels stay in the L1 cache while all channels are walked
 
-struct Column {  // of four pixels, or their transform
-  Vec v[4];
+// K values of a one-dimensional transform.
+template <class V, int K>
+struct Line {
+  V v[K];
 };
 
-inline Column transform_column(const Column& d) {
+template <class V>
+inline Line<V, 4> transform_input(const Line<V, 4>& d) {
   return {{sub(d.v[0], d.v[2]), add(d.v[1], d.v[2]), sub(d.v[2], d.v[1]), sub(d.v[1], d.v[3])}};
 }
+inline Line<Vec, 6> transform_input(const Line<Vec, 6>& d) {
+  const Vec two = Vec::set(2.0f), minus_two = Vec::set(-2.0f), four = Vec::set(4.0f), minus_four = Vec::set(-4.0f);
+  const Vec a = fma(minus_four, d.v[2], d.v[4]), b = fma(minus_four, d.v[1], d.v[3]);
+  const Vec e = sub(d.v[4], d.v[2]), o = sub(d.v[3], d.v[1]);
+  return {{fma(four, sub(d.v[0], d.v[2]), e), add(a, b), sub(a, b), fma(two, o, e), fma(minus_two, o, e),
+           fma(minus_four, o, sub(d.v[5], d.v[3]))}};
+}
 
-// Rows of four pixels' lines; a line outside the image is the zeros, of which every column is the same.
-template <class T>
+inline Line<Vec, 2> transform_sums(const Line<Vec, 4>& m) {
+  return {{add(add(m.v[0], m.v[1]), m.v[2]), sub(sub(m.v[1], m.v[2]), m.v[3])}};
+}
+inline Line<Vec, 4> transform_sums(const Line<Vec, 6>& m) {
+  const Vec s1 = add(m.v[1], m.v[2]), d1 = sub(m.v[1], m.v[2]), s2 = add(m.v[3], m.v[4]), d2 = sub(m.v[3], m.v[4]);
+  return {{add(add(m.v[0], s1), s2), fma(Vec::set(2.0f), d2, d1), fma(Vec::set(4.0f), s2, s1),
+           add(fma(Vec::set(8.0f), d2, d1), m.v[5])}};
+}
+
+// Lines of pixels that K rows of tiles' pixels lie in, null where they lie outside the image.
+template <class T, int K>
 struct TileLines {
-  const T* line[4];
-  int64_t step[4];
+  const T* line[K];
 };
 
-template <class T>
-inline TileLines<T> tile_lines(const T* image, const T* zeros, int64_t ty, int64_t h, int64_t w, int64_t c) {
-  TileLines<T> lines;
-  for (int i = 0; i < 4; ++i) {
-    const int64_t y = 2 * ty - 1 + i;
-    const bool inside = y >= 0 && y < h;
-    lines.line[i] = inside ? image + y * w * c : zeros;
-    lines.step[i] = inside ? c : 0;
-  }
+template <int K, class T>
+inline TileLines<T, K> tile_lines(const T* image, int64_t top, int64_t h, int64_t w, int64_t c) {
+  TileLines<T, K> lines;
+  for (int i = 0; i < K; ++i) lines.line[i] = top + i >= 0 && top + i < h ? image + (top + i) * w * c : nullptr;
   return lines;
 }
 
-// Column x of one vector of channels, transformed. Whole: the vector has all its channels, else `count` of them.
-template <bool kWhole, class T>
-inline Column load_column(const TileLines<T>& lines, int64_t x, int64_t w, int64_t c, int count) {
-  if (x < 0 || x >= w) {
-    const Vec zero = Vec::set(0.0f);
-    return {{zero, zero, zero, zero}};
-  }
-  Column d;
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const T* at = lines.line[i] + x * lines.step[i] + c;
-    d.v[i] = kWhole ? Vec::load(at) : load_some(at, count);
-  }
-  return transform_column(d);
-}
-
-// Asks for the two columns of a tile a group ahead; what lies outside the image is not touched by that.
+// How the channels of a vector are loaded from a pixel: all of a vector, the first few, or picked ones; and where that
+// begins.
+template <class V, class T>
+struct LoadWhole {
+  int64_t channel;
+  V operator()(const T* pixel) const { return V::load(pixel + channel); }
+  const T* place(const T* pixel) const { return pixel + channel; }
+};
 template <class T>
-inline void prefetch_columns(const TileLines<T>& lines, int64_t x, int64_t c) {
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const T* at = lines.line[i] + x * lines.step[i] + c;
-    __builtin_prefetch(at);
-    __builtin_prefetch(at + lines.step[i]);
+struct LoadSome {
+  int64_t channel;
+  int count;
+  Vec operator()(const T* pixel) const { return Vec::load(pixel + channel, count); }
+  const T* place(const T* pixel) const { return pixel + channel; }
+};
+template <class V, class T>
+struct LoadPicked {
+  const Pick<T>* pick;
+  int64_t about;  // where numbers that rise evenly would begin
+  V operator()(const T* pixel) const { return V::load(*pick, pixel); }
+  const T* place(const T* pixel) const { return pixel + about; }
+};
+
+// A column of one vector of channels, transformed; at: its pixels.
+template <int K, class V, class T, class Load>
+inline Line<V, K> load_column(const T* const at[K], int64_t offset, bool inside, const Load& load) {
+  Line<V, K> d;
+  if (!inside) {
+#pragma GCC unroll 6
+    for (int i = 0; i < K; ++i) d.v[i] = V::set(0.0f);
+    return d;
   }
+#pragma GCC unroll 6
+  for (int i = 0; i < K; ++i) d.v[i] = load(at[i] + offset);
+  return transform_input(d);
 }
 
-// One vector of channels of `tiles` neighbouring tiles, the first of which begins at column x.
-template <bool kWhole, class T, class E>
-inline void transform_group(const TileLines<T>& lines, int64_t x, int64_t tiles, int64_t w, int64_t c, int count, E* to,
-                            int64_t v_row, int64_t v_product) {
-  Column d0 = load_column<kWhole>(lines, x, w, c, count), d1 = load_column<kWhole>(lines, x + 1, w, c, count);
-  for (int64_t t = 0; t < tiles; ++t, x += 2, to += v_row) {
-    if (c * sizeof(T) % 64 == 0) prefetch_columns(lines, x + 2 + 2 * kTileGroup, c);
-    const Column d2 = load_column<kWhole>(lines, x + 2, w, c, count);
-    const Column d3 = load_column<kWhole>(lines, x + 3, w, c, count);
-    E* product = to;
+// One vector of channels of up to kTileGroup neighbouring tiles, the first of which begins at column x. What the loop
+// reads besides pixels is copied to variables of its own, which stores of vectors cannot change.
+template <int K, class V, class T, class E, class Load>
+inline void transform_group(const TileLines<T, K>& lines, const T* zeros, int64_t x, int64_t tiles, int64_t w,
+                            int64_t c, const Load given, bool prefetch, E* to, int64_t v_row, int64_t v_product) {
+  constexpr int kM = K - 2;
+  const Load load = given;
+  const T* at[K];
+#pragma GCC unroll 6
+  for (int i = 0; i < K; ++i) at[i] = lines.line[i] ? lines.line[i] + x * c : zeros;
+  Line<V, K> d[K];
+  d[0] = load_column<K, V>(at, 0, x >= 0, load);
+  d[1] = load_column<K, V>(at, c, x + 1 < w, load);
+  for (int64_t t = 0; t < tiles; ++t, x += kM, to += v_row) {
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i, product += 4 * v_product) {
-      Operand<E>::store(sub(d0.v[i], d2.v[i]), product);
-      Operand<E>::store(add(d1.v[i], d2.v[i]), product + v_product);
-      Operand<E>::store(sub(d2.v[i], d1.v[i]), product + 2 * v_product);
-      Operand<E>::store(sub(d1.v[i], d3.v[i]), product + 3 * v_product);
+    for (int j = 2; j < K; ++j) {
+      if (prefetch) {  // the same tile of the next group; what lies outside the image is not touched by that
+#pragma GCC unroll 6
+        for (int i = 0; i < K; ++i) __builtin_prefetch(load.place(at[i] + (j + kM * kTileGroup) * c));
+      }
+      d[j] = load_column<K, V>(at, j * c, x + j < w, load);
     }
-    d0 = d2;
-    d1 = d3;
+    E* product = to;
+#pragma GCC unroll 6
+    for (int i = 0; i < K; ++i) {
+      Line<V, K> row;
+#pragma GCC unroll 6
+      for (int j = 0; j < K; ++j) row.v[j] = d[j].v[i];
+      row = transform_input(row);
+#pragma GCC unroll 6
+      for (int j = 0; j < K; ++j, product += v_product) row.v[j].store(product);
+    }
+    d[0] = d[kM];
+    d[1] = d[kM + 1];
+#pragma GCC unroll 6
+    for (int i = 0; i < K; ++i) at[i] += kM * c;
   }
 }
 
 // Tiles [tx, tx + tiles) of one row of tiles to v, the place of the first.
-template <class T, class E>
-void transform_tiles(const TileLines<T>& lines, int64_t tx, int64_t tiles, int64_t w, int64_t c_in, E* v, int64_t v_row,
-                     int64_t v_product) {
+template <int K, class T, class E>
+void transform_tiles(const TileLines<T, K>& lines, const T* zeros, const Pick<T>* picks, int64_t tx, int64_t tiles,
+                     int64_t w, int64_t c_x, int64_t c_in, E* v, int64_t v_row, int64_t v_product) {
+  constexpr int kM = K - 2;
   for (int64_t group = 0; group < tiles; group += kTileGroup) {
-    const int64_t size = tiles - group < kTileGroup ? tiles - group : kTileGroup, x = 2 * (tx + group) - 1;
+    const int64_t size = tiles - group < kTileGroup ? tiles - group : kTileGroup, x = kM * (tx + group) - 1;
     E* to = v + group * v_row;
     int64_t c = 0;
-    for (; c + Vec::kWidth <= c_in; c += Vec::kWidth)
-      transform_group<true>(lines, x, size, w, c, Vec::kWidth, to + c, v_row, v_product);
-    if (c < c_in) transform_group<false>(lines, x, size, w, c, static_cast<int>(c_in - c), to + c, v_row, v_product);
+#if defined(VSR_BF16_DOT)
+    if constexpr (sizeof(E) == 2) {
+      for (; c + VecPair::kWidth <= c_in; c += VecPair::kWidth) {
+        if (picks) {
+          const LoadPicked<VecPair, T> load{picks + c / Vec::kWidth, c * c_x / c_in};
+          transform_group<K, VecPair>(lines, zeros, x, size, w, c_x, load, true, to + c, v_row, v_product);
+        } else {
+          const LoadWhole<VecPair, T> load{c};
+          transform_group<K, VecPair>(lines, zeros, x, size, w, c_x, load, true, to + c, v_row, v_product);
+        }
+      }
+    }
+#endif
+    for (; c < c_in; c += Vec::kWidth) {
+      if (picks) {
+        const LoadPicked<Vec, T> load{picks + c / Vec::kWidth, c * c_x / c_in};
+        transform_group<K, Vec>(lines, zeros, x, size, w, c_x, load, true, to + c, v_row, v_product);
+      } else if (c + Vec::kWidth <= c_in) {
+        const bool prefetch = c * sizeof(T) % 64 == 0;
+        transform_group<K, Vec>(lines, zeros, x, size, w, c_x, LoadWhole<Vec, T>{c}, prefetch, to + c, v_row,
+                                v_product);
+      } else {
+        const LoadSome<T> load{c, static_cast<int>(c_in - c)};
+        transform_group<K, Vec>(lines, zeros, x, size, w, c_x, load, false, to + c, v_row, v_product);
+      }
+    }
   }
 }
 
-// One vector of columns of one tile: 16 products to 2x2 sums. The bias joins product (1, 1), which all four contain.
-inline void transform_products(const float* m, int64_t m_product, Vec bias, Vec sums[4]) {
-  Vec upper[4], lower[4];
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    const Vec m0 = Vec::load(m + j * m_product);
-    Vec m1 = Vec::load(m + (4 + j) * m_product);
-    const Vec m2 = Vec::load(m + (8 + j) * m_product), m3 = Vec::load(m + (12 + j) * m_product);
-    if (j == 1) m1 = add(m1, bias);
-    upper[j] = add(add(m0, m1), m2);
-    lower[j] = sub(sub(m1, m2), m3);
+// One vector of columns of one tile: K x K products to kM x kM sums. The bias joins product (1, 1), which every sum
+// contains once.
+template <int K>
+inline void transform_products(const float* m, int64_t m_product, int count, Vec bias, Line<Vec, K - 2> sums[K - 2]) {
+  constexpr int kM = K - 2;
+  Line<Vec, kM> half[K];
+#pragma GCC unroll 6
+  for (int j = 0; j < K; ++j) {
+    Line<Vec, K> column;
+#pragma GCC unroll 6
+    for (int i = 0; i < K; ++i) column.v[i] = load_some(m + (i * K + j) * m_product, count);
+    if (j == 1) column.v[1] = add(column.v[1], bias);
+    half[j] = transform_sums(column);
   }
-  sums[0] = add(add(upper[0], upper[1]), upper[2]);
-  sums[1] = sub(sub(upper[1], upper[2]), upper[3]);
-  sums[2] = add(add(lower[0], lower[1]), lower[2]);
-  sums[3] = sub(sub(lower[1], lower[2]), lower[3]);
+#pragma GCC unroll 4
+  for (int i = 0; i < kM; ++i) {
+    Line<Vec, K> row;
+#pragma GCC unroll 6
+    for (int j = 0; j < K; ++j) row.v[j] = half[j].v[i];
+    sums[i] = transform_sums(row);
+  }
+}
+
+template <int kM>
+inline Vec sum_of(const Line<Vec, kM> sums[kM]) {
+  Vec all[kM];
+#pragma GCC unroll 4
+  for (int i = 0; i < kM; ++i) {
+    all[i] = add(sums[i].v[0], sums[i].v[1]);
+    if constexpr (kM == 4) all[i] = add(all[i], add(sums[i].v[2], sums[i].v[3]));
+  }
+  if constexpr (kM == 2) return add(all[0], all[1]);
+  return add(add(all[0], all[1]), add(all[2 % kM], all[3 % kM]));
 }
 
 struct WinogradBuffers {
-  int64_t v_row, v_product, m_row, m_product;  // in elements
+  int64_t v_row, v_product, m_row, m_product, z_step;  // in elements
   int64_t v_bytes, m_bytes, z_bytes, zero_bytes;
 };
 
@@ -140,88 +228,207 @@ struct WinogradBuffers {
 inline WinogradBuffers winograd_buffers(const Conv& p, int64_t operand_bytes, int64_t element_bytes) {
   WinogradBuffers b;
   const auto whole = [](int64_t bytes) { return (bytes + 63) / 64 * 64; };
-  b.v_row = vectors_of(p.c_in) * Vec::kWidth;
-  b.v_product = p.plan.block_rows * b.v_row + 64 / operand_bytes;
-  b.m_row = vectors_of(p.tail.c < kChunk ? p.tail.c : kChunk) * Vec::kWidth;
-  b.m_product = p.plan.block_rows * b.m_row + 16;
-  b.v_bytes = whole(16 * b.v_product * operand_bytes);
-  b.m_bytes = whole(16 * b.m_product * 4);
-  b.z_bytes = whole(4 * p.plan.block_rows * p.tail.c * 4);
-  b.zero_bytes = whole(p.c_in * element_bytes);
+  const int64_t products = p.plan.products, pixels = products == 36 ? 16 : 4;
+  const int64_t rows = (p.plan.block_rows + kRowMultiple - 1) / kRowMultiple * kRowMultiple;
+  b.v_row = whole_vectors(p.c_in);
+  b.v_product = rows * b.v_row + 64 / operand_bytes;
+  b.m_row = whole_vectors(p.tail.c < kChunk ? p.tail.c : kChunk);
+  b.m_product = rows * b.m_row + 16;
+  b.z_step = whole_vectors(p.tail.c);
+  b.v_bytes = whole(products * b.v_product * operand_bytes);
+  b.m_bytes = whole(products * b.m_product * 4);
+  b.z_bytes = whole(pixels * p.plan.block_rows * b.z_step * 4);
+  b.zero_bytes = whole((4 * kTileGroup + 2) * p.c_x * element_bytes);  // of a line of a group of tiles
   return b;
 }
 
-// f(n, ty, tx, tiles, index in the block) for every piece of a tile row in tiles [begin, end) of the batch.
-template <class F>
-inline void each_tile_run(const Conv& p, int64_t begin, int64_t end, F f) {
-  const int64_t down = (p.tail.h + 1) / 2, across = (p.tail.w + 1) / 2;
-  for (int64_t tile = begin; tile < end;) {
-    const int64_t row = tile / across, tx = tile % across;
-    const int64_t tiles = across - tx < end - tile ? across - tx : end - tile;
-    f(row / down, row % down, tx, tiles, tile - begin);
-    tile += tiles;
-  }
-}
+// A block of tiles in its buffers.
+template <class T, class E, int kM>
+struct WinogradBlock {
+  static constexpr int kTile = kM + 2, kProducts = kTile * kTile;
+  const Conv& p;
+  const Epilogue& tail;
+  const Pick<T>* picks;
+  WinogradBuffers b;
+  E* v;      // [xi][tile][k]
+  float* m;  // [xi][tile][column]
+  float* z;  // [sub-row][tile][sub-column][column]
+  const T* zeros;
+  const float* bias;
+  int64_t first, tiles;
 
-template <class T, class E>
+  // f(n, ty, tx, tiles, index in the block) for every piece of a tile row.
+  template <class F>
+  void each_run(F f) const {
+    const int64_t down = (tail.h + kM - 1) / kM, across = (tail.w + kM - 1) / kM;
+    for (int64_t at = 0; at < tiles;) {
+      const int64_t row = (first + at) / across, tx = (first + at) % across;
+      const int64_t count = across - tx < tiles - at ? across - tx : tiles - at;
+      f(row / down, row % down, tx, count, at);
+      at += count;
+    }
+  }
+
+  void transform_pixels() const {
+    each_run([&](int64_t n, int64_t ty, int64_t tx, int64_t count, int64_t at) {
+      const T* image = static_cast<const T*>(p.x) + n * tail.h * tail.w * p.c_x;
+      const TileLines<T, kTile> lines = tile_lines<kTile>(image, kM * ty - 1, tail.h, tail.w, p.c_x);
+      transform_tiles<kTile>(lines, zeros, picks, tx, count, tail.w, p.c_x, p.c_in, v + at * b.v_row, b.v_row,
+                             b.v_product);
+    });
+    for (int64_t t = tiles; t % 8 != 0 || t % 12 != 0; ++t)  // what registers hold beyond the last tile
+      for (int xi = 0; xi < kProducts; ++xi)
+        __builtin_memset(static_cast<void*>(v + xi * b.v_product + t * b.v_row), 0, b.v_row * sizeof(E));
+  }
+
+  int64_t columns_of(int64_t chunk) const {
+    const int64_t left = tail.c - chunk * kChunk;
+    return left < kChunk ? left : kChunk;
+  }
+
+  void multiply_chunk(int64_t chunk) const {
+    const int64_t columns = columns_of(chunk), vectors = vectors_of(columns);
+    const E* weights = static_cast<const E*>(p.packed) + packed_chunk(p.plan, chunk);
+    for (int xi = 0; xi < kProducts; ++xi)
+      multiply(Rows<E>{v + xi * b.v_product, tiles, b.v_row, p.plan.k}, weights + packed_product(p.plan, vectors, xi),
+               m + xi * b.m_product, b.m_row, columns, nullptr);
+  }
+
+  // Sums of a chunk go straight to the output if it has whole vectors of them next to each other. NaN if one of them is
+  // not finite. What the loops read besides sums is copied to variables of their own, which stores cannot change.
+  Vec finish_chunk(int64_t chunk) const {
+    const Epilogue to = tail;
+    const float* products = m;
+    const float* biases = bias + chunk * kChunk;
+    const int64_t m_row = b.m_row, m_product = b.m_product, columns = columns_of(chunk), first_column = chunk * kChunk;
+    const int64_t piece = to.c / to.r, line = to.w * to.c;
+    Vec watch = Vec::set(0.0f);
+    each_run([&](int64_t n, int64_t ty, int64_t tx, int64_t count, int64_t at) {
+      for (int64_t t = 0; t < count; ++t) {
+        const int64_t y = kM * ty, x = kM * (tx + t), high = to.h - y, wide = to.w - x;
+        const int64_t pixel = (n * to.h + y) * line + x * piece;
+        for (int64_t c = 0; c < columns; c += Vec::kWidth) {
+          const int lanes = columns - c < Vec::kWidth ? static_cast<int>(columns - c) : Vec::kWidth;
+          const int64_t column = first_column + c;
+          Line<Vec, kM> sums[kM];
+          transform_products<kTile>(products + (at + t) * m_row + c, m_product, lanes, Vec::load(biases + c), sums);
+          watch = fma(sum_of<kM>(sums), Vec::set(0.0f), watch);
+          const int64_t place = pixel + column + column / piece * piece * (to.w - 1);
+          if (lanes == Vec::kWidth && high >= kM && wide >= kM) {
+            finish_tile<true>(to, sums, column, place, line, piece, lanes, high, wide);
+          } else {
+            finish_tile<false>(to, sums, column, place, line, piece, lanes, high, wide);
+          }
+        }
+      }
+    });
+    return watch;
+  }
+
+  // The sums of a tile, of which `high` x `wide` pixels lie in the image.
+  template <bool kWhole>
+  static void finish_tile(const Epilogue& to, const Line<Vec, kM> sums[kM], int64_t column, int64_t place, int64_t line,
+                          int64_t piece, int lanes, int64_t high, int64_t wide) {
+    if constexpr (kWhole) lanes = Vec::kWidth;
+    const Vec slope = to.slopes ? load_some(to.slopes + column, lanes) : Vec::set(to.slope);
+    const T* residual = static_cast<const T*>(to.residual) + place;
+    T* out = static_cast<T*>(to.out) + place;
+    if (to.residual) {  // that of the next tile is asked for, which at the end of a row is any place but the right one
+#pragma GCC unroll 4
+      for (int i = 0; i < kM; ++i)
+#pragma GCC unroll 4
+        for (int j = 0; j < kM; ++j) __builtin_prefetch(residual + i * line + (kM + j) * piece);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < kM; ++i) {
+      if (!kWhole && i >= high) break;
+#pragma GCC unroll 4
+      for (int j = 0; j < kM; ++j) {
+        if (!kWhole && j >= wide) break;
+        const int64_t at = i * line + j * piece;
+        if (to.kept) store_some(sums[i].v[j], static_cast<T*>(to.kept) + place + at, lanes);
+        store_some(finished(to, to.activation, sums[i].v[j], slope, to.residual ? residual + at : nullptr, lanes),
+                   out + at, lanes);
+      }
+    }
+  }
+
+  // Sums of a chunk to z. NaN if one of them is not finite.
+  Vec collect_chunk(int64_t chunk) const {
+    const int64_t z_tile = kM * b.z_step, z_line = p.plan.block_rows * z_tile, z_step = b.z_step,
+                  columns = columns_of(chunk);
+    const int64_t m_row = b.m_row, m_product = b.m_product;
+    const float *products = m, *biases = bias + chunk * kChunk;
+    float* tile = z + chunk * kChunk;
+    Vec watch = Vec::set(0.0f);
+    for (int64_t t = 0; t < tiles; ++t, tile += z_tile) {
+      for (int64_t c = 0; c < columns; c += Vec::kWidth) {
+        const int count = c + Vec::kWidth <= columns ? Vec::kWidth : static_cast<int>(columns - c);
+        Line<Vec, kM> sums[kM];
+        transform_products<kTile>(products + t * m_row + c, m_product, count, Vec::load(biases + c), sums);
+        float* to = tile + c;
+#pragma GCC unroll 4
+        for (int i = 0; i < kM; ++i)
+#pragma GCC unroll 4
+          for (int j = 0; j < kM; ++j) sums[i].v[j].store(to + i * z_line + j * z_step);
+        watch = fma(sum_of<kM>(sums), Vec::set(0.0f), watch);
+      }
+    }
+    return watch;
+  }
+
+  void finish_z(bool finite, const Pick<float>* scatter) const {
+    each_run([&](int64_t n, int64_t ty, int64_t tx, int64_t count, int64_t at) {
+      const int64_t col = kM * tx, pixels = col + kM * count <= tail.w ? kM * count : tail.w - col;
+      for (int64_t i = 0; i < kM && kM * ty + i < tail.h; ++i) {
+        float* sums = z + (i * p.plan.block_rows + at) * kM * b.z_step;
+        const int64_t row = n * tail.h + kM * ty + i;
+        if (!finite) repair_pixels<T>(p, sums, b.z_step, row, col, pixels);
+        epilogue<T>(tail, {sums, b.z_step, row, col, pixels}, scatter);
+      }
+    });
+  }
+};
+
+template <class T, class E, int kM>
 void winograd_blocks(const Conv& p, int64_t begin, int64_t end) {
   const Epilogue tail = resolved_tail<T>(p);
   const ConvPlan& plan = p.plan;
   const WinogradBuffers b = winograd_buffers(p, sizeof(E), sizeof(T));
-  const int64_t h = tail.h, w = tail.w, all = tail.n * ((h + 1) / 2) * ((w + 1) / 2), rows = plan.block_rows;
+  const int64_t all = tail.n * ((tail.h + kM - 1) / kM) * ((tail.w + kM - 1) / kM);
   char* memory = static_cast<char*>(scratch(2, b.v_bytes + b.m_bytes + b.z_bytes + b.zero_bytes));
-  E* v = reinterpret_cast<E*>(memory);
-  float* m = reinterpret_cast<float*>(memory + b.v_bytes);
-  float* z = reinterpret_cast<float*>(memory + b.v_bytes + b.m_bytes);  // [sub-row][tile][sub-column][channel]
-  T* zeros = reinterpret_cast<T*>(memory + b.v_bytes + b.m_bytes + b.z_bytes);
-  __builtin_memset(static_cast<void*>(zeros), 0, b.zero_bytes);
-  const int64_t z_tile = 2 * tail.c, z_line = rows * z_tile;
-  const float* bias = packed_bias(p, const_cast<void*>(p.packed));
-
-  for (int64_t block = begin; block < end; ++block) {
-    const int64_t first = block * rows, tiles = all - first < rows ? all - first : rows;
-    each_tile_run(p, first, first + tiles, [&](int64_t n, int64_t ty, int64_t tx, int64_t count, int64_t at) {
-      const T* image = static_cast<const T*>(p.x) + n * h * w * p.c_in;
-      transform_tiles<T>(tile_lines(image, zeros, ty, h, w, p.c_in), tx, count, w, p.c_in, v + at * b.v_row, b.v_row,
-                         b.v_product);
-    });
-    for (int64_t t = tiles; t < rows && t < (tiles + 11) / 12 * 12; ++t)  // what registers hold beyond the last tile
-      for (int xi = 0; xi < 16; ++xi)
-        __builtin_memset(static_cast<void*>(v + xi * b.v_product + t * b.v_row), 0, b.v_row * sizeof(E));
-
-    Vec watch = Vec::set(0.0f);  // NaN as soon as a sum is not finite
-    for (int64_t chunk = 0; chunk * kChunk < tail.c; ++chunk) {
-      const int64_t left = tail.c - chunk * kChunk, columns = left < kChunk ? left : kChunk;
-      const int64_t vectors = vectors_of(columns);
-      const E* weights = static_cast<const E*>(p.packed) + packed_chunk(plan, chunk);
-      for (int xi = 0; xi < 16; ++xi)
-        multiply(Rows<E>{v + xi * b.v_product, tiles, b.v_row, plan.k}, weights + packed_product(plan, vectors, xi),
-                 m + xi * b.m_product, b.m_row, vectors * Vec::kWidth, nullptr);
-      for (int64_t t = 0; t < tiles; ++t) {
-        for (int64_t c = 0; c < columns; c += Vec::kWidth) {
-          const int count = c + Vec::kWidth <= columns ? Vec::kWidth : static_cast<int>(columns - c);
-          Vec sums[4];
-          transform_products(m + t * b.m_row + c, b.m_product, Vec::load(bias + chunk * kChunk + c), sums);
-          float* to = z + t * z_tile + chunk * kChunk + c;
-          float* const places[4] = {to, to + tail.c, to + z_line, to + z_line + tail.c};
-#pragma GCC unroll 4
-          for (int i = 0; i < 4; ++i) {
-            watch = fma(sums[i], Vec::set(0.0f), watch);
-            store_some(sums[i], places[i], count);
-          }
-        }
+  char *m = memory + b.v_bytes, *z = m + b.m_bytes, *zeros = z + b.z_bytes;
+  __builtin_memset(zeros, 0, b.zero_bytes);
+  const Pick<float>* scatter = scatter_picks(tail);
+  const bool straight = !scatter && (tail.r == 1 || tail.c / tail.r % Vec::kWidth == 0);
+  WinogradBlock<T, E, kM> block{p,
+                                tail,
+                                input_picks<T>(p, sizeof(E) == 2),
+                                b,
+                                reinterpret_cast<E*>(memory),
+                                reinterpret_cast<float*>(m),
+                                reinterpret_cast<float*>(z),
+                                reinterpret_cast<const T*>(zeros),
+                                packed_bias(p, const_cast<void*>(p.packed)),
+                                0,
+                                0};
+  for (int64_t i = begin; i < end; ++i) {
+    block.first = i * plan.block_rows;
+    block.tiles = all - block.first < plan.block_rows ? all - block.first : plan.block_rows;
+    block.transform_pixels();
+    if (straight) {
+      Vec watch = Vec::set(0.0f);
+      for (int64_t chunk = 0; chunk * kChunk < tail.c; ++chunk) {
+        block.multiply_chunk(chunk);
+        watch = add(watch, block.finish_chunk(chunk));
       }
+      if (watch.sum() == 0.0f) continue;  // else once more, by way of z
     }
-
-    const bool finite = watch.sum() == 0.0f;
-    each_tile_run(p, first, first + tiles, [&](int64_t n, int64_t ty, int64_t tx, int64_t count, int64_t at) {
-      const int64_t col = 2 * tx, pixels = col + 2 * count <= w ? 2 * count : w - col;
-      for (int64_t i = 0; i < 2 && 2 * ty + i < h; ++i) {
-        float* sums = z + i * z_line + at * z_tile;
-        const int64_t row = n * h + 2 * ty + i;
-        if (!finite) repair_pixels<T>(p, sums, row, col, pixels);
-        epilogue<T>(tail, {sums, row, col, pixels});
-      }
-    });
+    Vec watch = Vec::set(0.0f);
+    for (int64_t chunk = 0; chunk * kChunk < tail.c; ++chunk) {
+      block.multiply_chunk(chunk);
+      watch = add(watch, block.collect_chunk(chunk));
+    }
+    block.finish_z(watch.sum() == 0.0f, scatter);
   }
 }

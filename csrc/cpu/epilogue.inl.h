@@ -6,29 +6,51 @@
 // piece of r * C_out neighbouring values; without a shuffle and with one slope for all channels the pieces of a run
 // join, and there is one partial vector per run and not one per pixel.
 
-template <Activation A>
-inline Vec activate(Vec z, Vec slope) {
-  if constexpr (A == Activation::none) return z;
-  if constexpr (A == Activation::relu) return relu(z);
+inline Vec activate(Activation a, Vec z, Vec slope) {
+  if (a == Activation::none) return z;
+  if (a == Activation::relu) return relu(z);
   return where_positive(z, z, mul(z, slope));
 }
 
-// Pixels [col, col + count) of row `row` of the N * H image rows; z is their first value.
+// What a vector of sums becomes before it is rounded.
+template <class T>
+inline Vec finished(const Epilogue& p, Activation a, Vec z, Vec slope, const T* residual, int count) {
+  Vec v = activate(a, z, slope);
+  if (p.scale != 1.0f) v = mul(v, Vec::set(p.scale));
+  return residual ? add(v, load_some(residual, count)) : v;
+}
+
+// Pixels [col, col + count) of row `row` of the N * H image rows; z is their first value, `step` apart.
 struct PixelRun {
   const float* z;
+  int64_t step;
   int64_t row, col, count;
 };
 
+// For p.scatter: which value of z goes to each channel of the output. A vector of them per vector of the output, in
+// memory of this thread.
+inline const Pick<float>* scatter_picks(const Epilogue& p) {
+  if (!p.scatter) return nullptr;
+  const int64_t vectors = (p.c_out + Vec::kWidth - 1) / Vec::kWidth;
+  const int64_t from_bytes = vectors * Vec::kWidth * static_cast<int64_t>(sizeof(int64_t));
+  char* memory = static_cast<char*>(scratch(1, from_bytes + vectors * static_cast<int64_t>(sizeof(Pick<float>))));
+  int64_t* from = reinterpret_cast<int64_t*>(memory);
+  Pick<float>* picks = reinterpret_cast<Pick<float>*>(memory + from_bytes);
+  for (int64_t c = 0; c < vectors * Vec::kWidth; ++c) from[c] = -1;
+  for (int64_t c = 0; c < p.c; ++c) from[p.scatter[c]] = c;
+  for (int64_t v = 0; v < vectors; ++v) picks[v].set(from + v * Vec::kWidth, Vec::kWidth, p.c);
+  return picks;
+}
+
 template <class T, Activation A>
 inline void epilogue_piece(const Epilogue& p, const float* z, const float* slopes, int64_t at, int64_t size) {
-  const Vec slope = Vec::set(p.slope), factor = Vec::set(p.scale);
+  const Vec slope = Vec::set(p.slope);
   const T* residual = p.residual ? static_cast<const T*>(p.residual) + at : nullptr;
   T* out = static_cast<T*>(p.out) + at;
   for (int64_t i = 0; i < size; i += Vec::kWidth) {
     const int rest = i + Vec::kWidth <= size ? Vec::kWidth : static_cast<int>(size - i);
-    Vec v = activate<A>(load_some(z + i, rest), slopes ? load_some(slopes + i, rest) : slope);
-    if (p.scale != 1.0f) v = mul(v, factor);
-    if (residual) v = add(v, load_some(residual + i, rest));
+    const Vec v = finished(p, A, load_some(z + i, rest), slopes ? load_some(slopes + i, rest) : slope,
+                           residual ? residual + i : nullptr, rest);
     store_some(v, out + i, rest);
   }
 }
@@ -43,49 +65,56 @@ inline void each_piece(const Epilogue& p, const PixelRun& run, bool join, F f) {
     if (join) {
       f(run.z, 0, first, run.count * piece);
     } else {
-      for (int64_t k = 0; k < run.count; ++k) f(run.z + k * p.c + i * piece, i * piece, first + k * piece, piece);
+      for (int64_t k = 0; k < run.count; ++k) f(run.z + k * run.step + i * piece, i * piece, first + k * piece, piece);
     }
   }
 }
 
-template <class T, Activation A>
-void epilogue_scattered(const Epilogue& p, const PixelRun& run) {
-  const Vec slope = Vec::set(p.slope), factor = Vec::set(p.scale);
+template <class T>
+void epilogue_scattered(const Epilogue& p, const PixelRun& run, const Pick<float>* picks) {
+  const Vec slope = Vec::set(p.slope);
   float* pixel = static_cast<float*>(scratch(0, p.c * static_cast<int64_t>(sizeof(float))));
   for (int64_t i = 0; i < run.count; ++i) {
-    const int64_t at = (run.row * p.w + run.col + i) * p.c_out;
-    for (int64_t c = 0; c < p.c; c += Vec::kWidth) {
-      const int rest = c + Vec::kWidth <= p.c ? Vec::kWidth : static_cast<int>(p.c - c);
-      const Vec v = activate<A>(load_some(run.z + i * p.c + c, rest), p.slopes ? load_some(p.slopes + c, rest) : slope);
-      store_some(mul(v, factor), pixel + c, rest);
+    const float* z = run.z + i * run.step;
+    if (p.activation != Activation::none || p.scale != 1.0f) {
+      for (int64_t c = 0; c < p.c; c += Vec::kWidth) {
+        const int rest = c + Vec::kWidth <= p.c ? Vec::kWidth : static_cast<int>(p.c - c);
+        const Vec v = load_some(z + c, rest);
+        const Vec s = p.slopes ? load_some(p.slopes + c, rest) : slope;
+        store_some(finished<T>(p, p.activation, v, s, nullptr, 0), pixel + c, rest);
+      }
+      z = pixel;
     }
+    const int64_t at = (run.row * p.w + run.col + i) * p.c_out;
     const T* residual = static_cast<const T*>(p.residual) + at;
     T* out = static_cast<T*>(p.out) + at;
-    __builtin_memcpy(out, residual, p.c_out * sizeof(T));
-    for (int64_t c = 0; c < p.c; ++c) {
-      const int64_t to = p.scatter[c];
-      out[to] = from_float<T>(to_float(residual[to]) + pixel[c]);
+    const Pick<float>* pick = picks;
+    for (int64_t c = 0; c < p.c_out; c += Vec::kWidth, ++pick) {
+      const int rest = c + Vec::kWidth <= p.c_out ? Vec::kWidth : static_cast<int>(p.c_out - c);
+      pick->store(add(load_some(residual + c, rest), pick->load(z)), residual + c, out + c, rest);
     }
   }
 }
 
 template <class T, Activation A>
 void epilogue_activated(const Epilogue& p, const PixelRun& run) {
-  if (p.scatter) return epilogue_scattered<T, A>(p, run);
-  each_piece(p, run, p.r == 1 && !p.slopes, [&](const float* z, int64_t channel, int64_t at, int64_t size) {
-    epilogue_piece<T, A>(p, z, p.slopes ? p.slopes + channel : nullptr, at, size);
-  });
+  each_piece(p, run, p.r == 1 && !p.slopes && run.step == p.c,
+             [&](const float* z, int64_t channel, int64_t at, int64_t size) {
+               epilogue_piece<T, A>(p, z, p.slopes ? p.slopes + channel : nullptr, at, size);
+             });
 }
 
+// picks: scatter_picks(p).
 template <class T>
-void epilogue(const Epilogue& p, const PixelRun& run) {
+void epilogue(const Epilogue& p, const PixelRun& run, const Pick<float>* picks) {
   if (p.kept)
-    each_piece(p, run, p.r == 1, [&](const float* z, int64_t, int64_t at, int64_t size) {
+    each_piece(p, run, p.r == 1 && run.step == p.c, [&](const float* z, int64_t, int64_t at, int64_t size) {
       for (int64_t i = 0; i < size; i += Vec::kWidth) {
         const int rest = i + Vec::kWidth <= size ? Vec::kWidth : static_cast<int>(size - i);
         store_some(load_some(z + i, rest), static_cast<T*>(p.kept) + at + i, rest);
       }
     });
+  if (p.scatter) return epilogue_scattered<T>(p, run, picks);
   switch (p.activation) {
     case Activation::none: return epilogue_activated<T, Activation::none>(p, run);
     case Activation::relu: return epilogue_activated<T, Activation::relu>(p, run);

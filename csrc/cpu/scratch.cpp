@@ -6,7 +6,7 @@
 namespace vsr::cpu {
 namespace {
 
-constexpr int kSlots = 3;
+constexpr int kSlots = 4;
 
 struct Block {
   void* memory = nullptr;

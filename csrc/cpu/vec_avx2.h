@@ -28,6 +28,9 @@ inline __m128i narrow(__m256 v, bfloat16) {
   return _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
 }
 
+template <class T>
+struct Pick;
+
 struct Vec {
   static constexpr int kWidth = 8;
   static constexpr int kPanel = 2;  // vectors of a panel, and the sums that the 16 registers have room for
@@ -59,6 +62,8 @@ struct Vec {
     store(part);
     for (int i = 0; i < count; ++i) p[i] = part[i];
   }
+  template <class T>
+  static Vec load(const Pick<T>& pick, const T* row);  // lanes of a row
   float sum() const {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -143,6 +148,93 @@ inline void zip(Bits even, Bits odd, Bits& a, Bits& b) {
   if constexpr (sizeof(T) == 8) low = _mm256_unpacklo_epi64(even.v, odd.v), high = _mm256_unpackhi_epi64(even.v, odd.v);
   a.v = _mm256_permute2x128_si256(low, high, 0x20);
   b.v = _mm256_permute2x128_si256(low, high, 0x31);
+}
+
+// A product of 128 bits takes as long as one of 256: there are no half vectors.
+using HalfVec = Vec;
+inline HalfVec half_of(Vec a) { return a; }
+
+// Elements picked out of a row: lane l is row[at[l]], or zero where at[l] is negative.
+template <class T>
+struct Pick {
+  int32_t at[Vec::kWidth];
+
+  // Lanes from `count` on are zero. The row has `size` elements.
+  void set(const int64_t* from, int count, int64_t size) {
+    for (int lane = 0; lane < Vec::kWidth; ++lane) at[lane] = lane < count ? static_cast<int32_t>(from[lane]) : -1;
+  }
+  Vec load(const T* row) const {
+    alignas(32) T part[Vec::kWidth];
+    for (int lane = 0; lane < Vec::kWidth; ++lane) part[lane] = at[lane] < 0 ? T{} : row[at[lane]];
+    return Vec::load(part);
+  }
+};
+
+// The same by permutations. A part takes what lies in one window of the row, one register wide.
+template <>
+struct Pick<float> {
+  struct Part {
+    int64_t first;  // of the window
+    int elements;   // that the row has of it
+    alignas(32) int32_t index[Vec::kWidth];
+    alignas(32) int32_t lanes[Vec::kWidth];  // -1 where they come from it
+  };
+  int parts;
+  Part part[Vec::kWidth];
+  alignas(32) int32_t lanes[Vec::kWidth];  // -1 where they come from any
+
+  void set(const int64_t* at, int count, int64_t size) {
+    parts = 0;
+    for (int lane = 0; lane < Vec::kWidth; ++lane) {
+      lanes[lane] = lane < count && at[lane] >= 0 ? -1 : 0;
+      if (!lanes[lane]) continue;
+      const int64_t first = at[lane] / Vec::kWidth * Vec::kWidth;
+      int i = 0;
+      while (i < parts && part[i].first != first) ++i;
+      if (i == parts) {
+        const int64_t left = size - first;
+        part[parts++] = Part{first, left < Vec::kWidth ? static_cast<int>(left) : Vec::kWidth, {}, {}};
+      }
+      part[i].index[lane] = static_cast<int32_t>(at[lane] - first);
+      part[i].lanes[lane] = -1;
+    }
+  }
+
+  Vec load(const float* row) const {
+    __m256 all = _mm256_setzero_ps();
+    for (int i = 0; i < parts; ++i) {
+      const Part& from = part[i];
+      const float* window = row + from.first;
+      const Vec v = from.elements == Vec::kWidth ? Vec::load(window) : Vec::load(window, from.elements);
+      const __m256 picked = _mm256_permutevar8x32_ps(v.v, load_lanes(from.index));
+      all = _mm256_blendv_ps(all, picked, _mm256_castsi256_ps(load_lanes(from.lanes)));
+    }
+    return {all};
+  }
+
+  // Lanes that are picked: `picked`; elsewhere `rest` as it is. The first `count` of them to `to`.
+  void store(Vec picked, const float* rest, float* to, int count) const {
+    const __m256 mine = _mm256_castsi256_ps(load_lanes(lanes));
+    if (count == Vec::kWidth) {
+      Vec{_mm256_blendv_ps(Vec::load(rest).v, picked.v, mine)}.store(to);
+    } else {
+      Vec{_mm256_blendv_ps(Vec::load(rest, count).v, picked.v, mine)}.store(to, count);
+    }
+  }
+  template <class U>
+  void store(Vec picked, const U* rest, U* to, int count) const {
+    alignas(32) U part[Vec::kWidth];
+    picked.store(part);
+    for (int lane = 0; lane < count; ++lane) to[lane] = lanes[lane] ? part[lane] : rest[lane];
+  }
+
+ private:
+  static __m256i load_lanes(const int32_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
+};
+
+template <class T>
+inline Vec Vec::load(const Pick<T>& pick, const T* row) {
+  return pick.load(row);
 }
 
 }  // namespace vsr::cpu::avx2

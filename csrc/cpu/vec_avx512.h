@@ -34,6 +34,9 @@ inline __m512i rounded(__m512 v) {
 inline __m256i narrow(__m512 v, bfloat16) { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(v), 16)); }
 #endif
 
+template <class T>
+struct Pick;
+
 struct Vec {
   static constexpr int kWidth = 16;
   static constexpr int kPanel = 4;  // vectors of a panel, and the sums that the 32 registers have room for
@@ -61,6 +64,8 @@ struct Vec {
   void store(T* p, int count) const {
     _mm256_mask_storeu_epi16(p, mask(count), narrow(v, T{}));
   }
+  template <class T>
+  static Vec load(const Pick<T>& pick, const T* row);  // lanes of a row
   float sum() const { return _mm512_reduce_add_ps(v); }
 
  private:
@@ -162,6 +167,115 @@ template <class T>
 inline void zip(Bits even, Bits odd, Bits& a, Bits& b) {
   a = pick(even, odd, kPicks<T>.low);
   b = pick(even, odd, kPicks<T>.high);
+}
+
+struct HalfVec {
+  static constexpr int kWidth = 8;
+  __m256 v;
+
+  static HalfVec set(float value) { return {_mm256_set1_ps(value)}; }
+  static HalfVec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+  void store(float* p) const { _mm256_storeu_ps(p, v); }
+};
+
+inline HalfVec half_of(Vec a) { return {_mm512_castps512_ps256(a.v)}; }
+inline HalfVec add(HalfVec a, HalfVec b) { return {_mm256_add_ps(a.v, b.v)}; }
+inline HalfVec fma(HalfVec a, HalfVec b, HalfVec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+
+// Elements picked out of a row: lane l is row[at[l]], or zero where at[l] is negative. A part takes what lies in one
+// window of the row, two registers wide; with rising numbers there are hardly more parts than the lanes have windows.
+template <class T>
+struct Pick {
+  static constexpr int kLanes = 64 / sizeof(T);  // of a register; a Vec has the first sixteen
+  static constexpr int kWindow = 2 * kLanes;
+
+  struct Part {
+    int64_t first;       // of the window
+    uint32_t lanes;      // that come from it
+    uint32_t low, high;  // elements of its halves that the row has
+    alignas(64) uint8_t index[64];
+  };
+  int parts;
+  Part part[kLanes];
+
+  // Lanes from `count` on are zero. The row has `size` elements.
+  void set(const int64_t* at, int count, int64_t size) {
+    parts = 0;
+    for (int lane = 0; lane < count; ++lane) {
+      if (at[lane] < 0) continue;
+      const int64_t first = at[lane] / kWindow * kWindow;
+      int i = 0;
+      while (i < parts && part[i].first != first) ++i;
+      Part& in = part[i];
+      if (i == parts) {
+        const int64_t left = size - first;
+        in = Part{first, 0, below(left), below(left - kLanes), {}};
+        ++parts;
+      }
+      in.lanes |= 1u << lane;
+      const int64_t element = at[lane] - first;
+      if constexpr (sizeof(T) == 4) {
+        const int32_t index = static_cast<int32_t>(element);
+        __builtin_memcpy(in.index + lane * 4, &index, 4);
+      } else {
+        const int16_t index = static_cast<int16_t>(element);
+        __builtin_memcpy(in.index + lane * 2, &index, 2);
+      }
+    }
+  }
+
+  __m512i bits(const T* row) const {
+    __m512i all = _mm512_setzero_si512();
+    for (int i = 0; i < parts; ++i) {
+      const Part& from = part[i];
+      const T* window = row + from.first;
+      const __m512i index = _mm512_load_si512(from.index);
+      if constexpr (sizeof(T) == 4) {
+        const __m512i low = _mm512_maskz_loadu_epi32(static_cast<__mmask16>(from.low), window);
+        const __m512i high = _mm512_maskz_loadu_epi32(static_cast<__mmask16>(from.high), window + kLanes);
+        all =
+            _mm512_mask_mov_epi32(all, static_cast<__mmask16>(from.lanes), _mm512_permutex2var_epi32(low, index, high));
+      } else {
+        const __m512i low = _mm512_maskz_loadu_epi16(from.low, window);
+        const __m512i high = _mm512_maskz_loadu_epi16(from.high, window + kLanes);
+        all = _mm512_mask_mov_epi16(all, from.lanes, _mm512_permutex2var_epi16(low, index, high));
+      }
+    }
+    return all;
+  }
+
+  Vec load(const T* row) const {
+    if constexpr (sizeof(T) == 4) {
+      return {_mm512_castsi512_ps(bits(row))};
+    } else {
+      return {widen(_mm512_castsi512_si256(bits(row)), T{})};
+    }
+  }
+
+  // Lanes that are picked: `picked`; elsewhere `rest` as it is. The first `count` of them to `to`.
+  template <class U>
+  void store(Vec picked, const U* rest, U* to, int count) const {
+    uint32_t lanes = 0;
+    for (int i = 0; i < parts; ++i) lanes |= part[i].lanes;
+    const __mmask16 all = static_cast<__mmask16>((1u << count) - 1u), mine = static_cast<__mmask16>(lanes);
+    if constexpr (sizeof(U) == 4) {
+      _mm512_mask_storeu_ps(to, all, _mm512_mask_mov_ps(_mm512_maskz_loadu_ps(all, rest), mine, picked.v));
+    } else {
+      const __m256i bits = _mm256_mask_mov_epi16(_mm256_maskz_loadu_epi16(all, rest), mine, narrow(picked.v, U{}));
+      _mm256_mask_storeu_epi16(to, all, bits);
+    }
+  }
+
+ private:
+  static uint32_t below(int64_t count) {
+    if (count <= 0) return 0;
+    return count >= kLanes ? static_cast<uint32_t>((uint64_t{1} << kLanes) - 1) : (1u << count) - 1u;
+  }
+};
+
+template <class T>
+inline Vec Vec::load(const Pick<T>& pick, const T* row) {
+  return pick.load(row);
 }
 
 }  // namespace vsr::cpu::VSR_ISA

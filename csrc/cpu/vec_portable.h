@@ -5,6 +5,9 @@
 
 namespace vsr::cpu::portable {
 
+template <class T>
+struct Pick;
+
 struct Vec {
   static constexpr int kWidth = 8;
   static constexpr int kPanel =
@@ -37,6 +40,8 @@ struct Vec {
   void store(T* p, int count) const {
     for (int i = 0; i < count; ++i) p[i] = from_float<T>(lane[i]);
   }
+  template <class T>
+  static Vec load(const Pick<T>& pick, const T* row);  // lanes of a row
   float sum() const {
     float s[4];
     for (int i = 0; i < 4; ++i) s[i] = lane[i] + lane[i + 4];
@@ -124,6 +129,35 @@ inline void zip(Bits even, Bits odd, Bits& a, Bits& b) {
   for (int i = 0; i < kCount; ++i) to[2 * i] = from[0][i], to[2 * i + 1] = from[1][i];
   a = Bits::load(to);
   b = Bits::load(to + kCount);
+}
+
+using HalfVec = Vec;  // there are no half vectors
+inline HalfVec half_of(Vec a) { return a; }
+
+// Elements picked out of a row: lane l is row[at[l]], or zero where at[l] is negative.
+template <class T>
+struct Pick {
+  int64_t at[Vec::kWidth];
+
+  // Lanes from `count` on are zero. The row has `size` elements.
+  void set(const int64_t* from, int count, int64_t size) {
+    for (int lane = 0; lane < Vec::kWidth; ++lane) at[lane] = lane < count ? from[lane] : -1;
+  }
+  Vec load(const T* row) const {
+    Vec v;
+    for (int lane = 0; lane < Vec::kWidth; ++lane) v.lane[lane] = at[lane] < 0 ? 0.0f : to_float(row[at[lane]]);
+    return v;
+  }
+  // Lanes that are picked: `picked`; elsewhere `rest` as it is. The first `count` of them to `to`.
+  template <class U>
+  void store(Vec picked, const U* rest, U* to, int count) const {
+    for (int lane = 0; lane < count; ++lane) to[lane] = at[lane] < 0 ? rest[lane] : from_float<U>(picked.lane[lane]);
+  }
+};
+
+template <class T>
+inline Vec Vec::load(const Pick<T>& pick, const T* row) {
+  return pick.load(row);
 }
 
 }  // namespace vsr::cpu::portable

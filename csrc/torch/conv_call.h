@@ -25,7 +25,7 @@ struct ConvCall {
   int64_t r = 1;                               // of the shuffle
   OptionalTensor residual = std::nullopt;      // as the output
   OptionalTensor out_channels = std::nullopt;  // (C_out,); needs a residual and r == 1
-  bool exact = true;                           // CUDA: float32 is not rounded to TF32
+  bool exact = true;                           // CUDA: float32 is not rounded to TF32; CPU: no winograd4
   OptionalTensor packed = std::nullopt;        // CUDA: what conv3x3_pack made of weight, bias and slope
 
   int64_t c_in() const { return weight.size(1); }

@@ -49,8 +49,10 @@ cpu::Conv describe(const ConvCall& call, const OptionalTensor& bias, const Optio
           .bias = data(bias),
           .slope = data(slope),
           .ws = strides_of(call.weight),
+          .c_x = call.x.size(1),
           .c_in = call.c_in(),
           .slope_count = slope ? slope->numel() : 0,
+          .exact = call.exact,
           .tail = {.n = call.x.size(0),
                    .h = call.x.size(2),
                    .w = call.x.size(3),
@@ -99,11 +101,13 @@ void convolve_into(const ConvCall& call, const Tensor& out, const Tensor& kept) 
     torch::stable::copy_(copy, *call.residual);
     return;
   }
-  const Tensor x = dense(gather(call.x, call.in_channels), true);
+  const Tensor x = dense(call.x, true);
+  const OptionalTensor in_channels = contiguous(call.in_channels);
   const OptionalTensor bias = contiguous(call.bias), slope = slopes_of(call);
   const OptionalTensor residual = dense(call.residual, true), out_channels = contiguous(call.out_channels);
   cpu::Conv p = describe(call, bias, slope);
   p.x = data(x);
+  p.channels = static_cast<const int64_t*>(data(in_channels));
   p.tail.out = mutable_data(out);
   p.tail.kept = kept.numel() > 0 ? mutable_data(kept) : nullptr;
   p.tail.residual = data(residual);

@@ -51,7 +51,7 @@ STABLE_TORCH_LIBRARY(vsr_kernels, m) {
       "bool need_flow, bool deterministic=False) -> (Tensor, Tensor)");
 
   // Of the convolutions, all channels_last:
-  // exact: on CUDA, float32 is not rounded to TF32.
+  // exact: on CUDA, float32 is not rounded to TF32; on the CPU, Winograd F(4x4) is not used.
   // packed: what conv3x3_pack made of these very weight, bias, slope, activation, shuffle and exact; packed anew where
   //   absent, on CUDA by a launch of its own.
 

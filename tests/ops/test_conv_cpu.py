@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,13 +40,34 @@ CHANNELS = (
 SIZES = ((1, 1), (1, 9), (2, 2), (7, 1), (5, 6), (16, 43), (33, 14))
 
 #: One pair of channels per method.
-METHODS = {"direct": (3, 20), "taps": (20, 3), "winograd": (20, 40)}
+METHODS = {"direct": (3, 20), "taps": (20, 3), "winograd": (20, 40), "winograd4": (20, 40)}
 
 
-def conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+@contextmanager
+def precision(method: str) -> Iterator[None]:
+    """Torch's setting under which a method is chosen."""
+    torch.backends.mkldnn.conv.fp32_precision = "tf32" if method == "winograd4" else "ieee"
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.conv.fp32_precision = "none"
+
+
+def conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, method: str = "") -> Tensor:
     """Without gradients, on the compiled kernels."""
-    with on("cpu"), torch.no_grad():
+    with on("cpu"), torch.no_grad(), precision(method):
         return vsr_kernels.conv3x3(x, weight, bias)
+
+
+def is_winograd4(method: str, dtype: torch.dtype) -> bool:
+    """Whether float32 sums have the error of F(4x4), which no rounding to 16 bits hides."""
+    return method == "winograd4" and dtype == torch.float32
+
+
+def assert_near_winograd4(got: Tensor, expected: Tensor) -> None:
+    """The bounds that csrc/cpu/conv_winograd.inl.h gives."""
+    assert relative_l2(got.double(), expected) < 4e-6
+    assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
@@ -66,20 +90,108 @@ def test_channels_and_sizes(backend: str, dtype: torch.dtype, channels: tuple[in
     assert_near(conv(x, weight, bias), expected, plain(x, weight, bias), "output", dtype)
 
 
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("channels", [c for c in CHANNELS if c[0] > 4 and c[1] > 7], ids=str)
+@CPU
+def test_winograd4(backend: str, dtype: torch.dtype, channels: tuple[int, int], size: tuple[int, int]) -> None:
+    """float32 within its bounds; in 16 bits nothing is lost."""
+    draw = Draw(9, dtype, "cpu", exact=False)
+    c_in, c_out = channels
+    batch = 2 + 60 // (size[0] * size[1])
+    x, weight, bias = draw.image((batch, c_in, *size)), draw.weight((c_out, c_in, 3, 3)), draw.bias(c_out)
+    expected = truth.convolve(x.double(), weight.double(), bias.double())
+    got = conv(x, weight, bias, "winograd4")
+    if dtype == torch.float32:
+        assert_near_winograd4(got, expected)
+    else:
+        assert_near(got, expected, plain(x, weight, bias), "output", dtype)
+
+
+@pytest.mark.parametrize(("r", "c_out"), [(1, 37), (2, 64), (2, 20), (3, 36)])
+@pytest.mark.parametrize(("backend", "dtype"), each("conv3x3", dtypes=DTYPES[:1], backends=("cpu",)))
+def test_winograd4_with_an_epilogue(backend: str, dtype: torch.dtype, r: int, c_out: int) -> None:
+    """Straight to the output where its pixels have whole vectors, else by way of a buffer; also what is kept."""
+    draw = Draw(10, dtype, "cpu", exact=False)
+    x, weight, bias = draw.image((2, 21, 13, 22)), draw.weight((c_out, 21, 3, 3)), draw.bias(c_out)
+    slope, residual = draw.bias(c_out).abs(), draw.image((2, c_out // r**2, 13 * r, 22 * r))
+    z = truth.convolve(x.double(), weight.double(), bias.double())
+    expected = truth.shuffle(truth.activate(z, "prelu", slope.double()), r) + residual.double()
+    with on("cpu"), precision("winograd4"):
+        got = vsr_kernels.conv3x3(x, weight, bias, activation="prelu", slope=slope, residual=residual, pixel_shuffle=r)
+        _, kept = torch.ops.vsr_kernels.conv3x3(
+            x, weight, bias, slope, 0.0, residual, "prelu", 1.0, r, True, False, None
+        )
+    assert_near_winograd4(got, expected)
+    assert_near_winograd4(kept, truth.shuffle(z, r))
+
+
+def test_winograd4_is_asked_for() -> None:
+    """By torch's setting."""
+    draw = Draw(11, torch.float32, "cpu", exact=False)
+    x, weight = draw.image((1, 16, 9, 9)), draw.weight((16, 16, 3, 3))
+    default = vsr_kernels.conv3x3(x, weight)
+    assert_same_bits(conv(x, weight, method="winograd"), default, "exact")
+    assert not torch.equal(conv(x, weight, method="winograd4"), default)
+
+
+#: Channels of x, kept ones, hidden ones, scattered ones: on both sides of half and whole vectors.
+PRUNED = ((64, 33, 29, 31), (64, 32, 41, 37), (150, 70, 9, 70), (5, 5, 5, 5), (100, 3, 17, 2), (40, 1, 24, 40))
+
+
+def pick(total: int, count: int, seed: int) -> Sequence[int]:
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].tolist()
+
+
+@pytest.mark.parametrize("method", ["winograd", "winograd4"])
+@pytest.mark.parametrize("channels", PRUNED, ids=str)
+@CPU
+def test_gather_and_scatter(backend: str, dtype: torch.dtype, channels: tuple[int, int, int, int], method: str) -> None:
+    """In no order, by every method; what is not added to is copied bit for bit, whatever it is."""
+    c, kept, hidden, scattered = channels
+    draw = Draw(12, dtype, "cpu", exact=False)
+    x, bias1, bias2 = draw.image((2, c, 11, 19)), draw.bias(hidden), draw.bias(scattered)
+    gather, scatter = pick(c, kept, 1), pick(c, scattered, 2)
+    rest = [i for i in range(c) if i not in scatter]
+    weight1, weight2 = draw.weight((hidden, kept, 3, 3)), draw.weight((scattered, hidden, 3, 3))
+    if rest and rest[0] not in gather:
+        x[:, rest[0], ::2] = -0.0
+        x[:, rest[0], 1::2] = torch.finfo(dtype).tiny / 4
+    with on("cpu"), torch.no_grad(), precision(method):
+        got = vsr_kernels.sparse_residual_block(
+            x, weight1, bias1, weight2, bias2, in_channels=gather, out_channels=scatter
+        )
+        middle = vsr_kernels.sparse_conv3x3(x, weight1, bias1, in_channels=gather, activation="relu")
+    assert_same_bits(got[:, rest], x[:, rest], "other channels")
+    first = F.relu(truth.convolve(x[:, gather].double(), weight1.double(), bias1.double()))
+    second = truth.convolve(middle.double(), weight2.double(), bias2.double()) + x[:, scatter].double()
+    if is_winograd4(method, dtype):
+        assert_near_winograd4(middle, first)
+        return assert_near_winograd4(got[:, scatter], second)
+    low = [F.relu(y) for y in plain(x[:, gather], weight1, bias1)]
+    assert_near(middle, first, low, "first convolution", dtype)
+    low = [x[:, scatter] + y for y in plain(middle, weight2, bias2)]
+    return assert_near(got[:, scatter], second, low, "second convolution", dtype)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @CPU
 def test_the_place_of_a_pixel_changes_no_bit(backend: str, dtype: torch.dtype, method: str) -> None:
-    """Neither its image in the batch nor the block it falls into: an image, and a piece of it from an even pixel on."""
+    """Neither its image in the batch nor the block it falls into: an image, and pieces of it that begin with a tile."""
     c_in, c_out = METHODS[method]
     draw = Draw(4, dtype, "cpu", exact=False)
     x, weight, bias = draw.image((3, c_in, 47, 131)), draw.weight((c_out, c_in, 3, 3)), draw.bias(c_out)
-    whole = conv(x, weight, bias)
+    whole = conv(x, weight, bias, method)
     for n in range(3):
-        assert_same_bits(conv(x[n : n + 1], weight, bias), whole[n : n + 1], f"image {n}")
-    for top, left, height, width in ((0, 0, 9, 11), (2, 10, 30, 40), (20, 98, 27, 33)):
+        assert_same_bits(conv(x[n : n + 1], weight, bias, method), whole[n : n + 1], f"image {n}")
+    pieces = [(0, 0, 19, 23), (4, 12, 30, 40), (20, 96, 27, 35)]
+    edge = 5  # pixels whose tile may have other neighbours in a piece
+    if method != "winograd4":
+        pieces, edge = [(0, 0, 9, 11), (2, 10, 30, 40), (20, 98, 27, 33)], 1
+    for top, left, height, width in pieces:
         rows, cols = slice(top, top + height), slice(left, left + width)
-        piece = conv(x[..., rows, cols], weight, bias)
-        assert_same_bits(piece[..., 1:-1, 1:-1], whole[..., rows, cols][..., 1:-1, 1:-1], f"piece at {top}, {left}")
+        inside = (..., slice(edge, -edge), slice(edge, -edge))
+        piece = conv(x[..., rows, cols], weight, bias, method)
+        assert_same_bits(piece[inside], whole[..., rows, cols][inside], f"piece at {top}, {left}")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -91,14 +203,17 @@ def test_nan_and_infinity_stay_in_their_place(backend: str, dtype: torch.dtype, 
     x, weight, bias = draw.image((2, c_in, 13, 22)), draw.weight((c_out, c_in, 3, 3)), draw.bias(c_out)
     x[0, 0, 1, 1], x[0, 1, 7, 6], x[1, 2, 0, 0], x[1, 0, 12, 21] = torch.nan, torch.inf, -torch.inf, torch.inf
     x[1, 1, 6, 9], x[1, 2, 6, 10] = torch.inf, -torch.inf
-    got, expected = conv(x, weight, bias), truth.convolve(x.double(), weight.double(), bias.double())
+    got, expected = conv(x, weight, bias, method), truth.convolve(x.double(), weight.double(), bias.double())
     assert torch.equal(got.isnan(), expected.isnan())
     assert torch.equal(got.isposinf(), expected.isposinf())
     assert torch.equal(got.isneginf(), expected.isneginf())
     assert min(expected.isnan().sum(), expected.isposinf().sum(), expected.isneginf().sum()) > 0
     finite = expected.isfinite()
+    if is_winograd4(method, dtype):
+        return assert_near_winograd4(got[finite], expected[finite])
     low = [y[finite] for y in plain(x, weight, bias)]
     assert_near(got[finite], expected[finite], low, "finite values", dtype)
+    return None
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -106,7 +221,7 @@ def test_nan_and_infinity_stay_in_their_place(backend: str, dtype: torch.dtype, 
 def test_nan_everywhere(backend: str, dtype: torch.dtype, method: str) -> None:
     c_in, c_out = METHODS[method]
     x = torch.full((1, c_in, 9, 9), torch.nan, dtype=dtype)
-    assert conv(x, torch.ones(c_out, c_in, 3, 3, dtype=dtype)).isnan().all()
+    assert conv(x, torch.ones(c_out, c_in, 3, 3, dtype=dtype), method=method).isnan().all()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -118,7 +233,7 @@ def test_numbers_near_the_largest(backend: str, dtype: torch.dtype, method: str)
     weight = torch.zeros(c_out, c_in, 3, 3)
     weight[:, 0, 1, 1], weight[:, 1, 0, 2] = 0.5, 0.25
     expected = truth.convolve(x.double(), weight.double(), None)
-    torch.testing.assert_close(conv(x, weight).double(), expected, rtol=1e-6, atol=1e33)
+    torch.testing.assert_close(conv(x, weight, method=method).double(), expected, rtol=1e-6, atol=1e33)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -131,13 +246,17 @@ def test_subnormal_numbers(backend: str, dtype: torch.dtype, method: str) -> Non
     weight = torch.zeros(c_out, c_in, 3, 3, dtype=dtype)
     weight[:, 0, 1, 1] = 0.5
     expected = truth.convolve(x.double(), weight.double(), None)
-    got = conv(x, weight).double()
+    got = conv(x, weight, method=method).double()
     assert (got - expected).abs().max() <= smallest
     if dtype == torch.float16:  # normal numbers of float32
         assert (got - expected).abs().max() <= smallest * torch.finfo(dtype).eps
     weight[:, 1, 2, 2] = 1.0
     x[:, 1] = 1.0
-    assert_same_bits(conv(x, weight)[..., :-1, :-1], torch.ones(1, c_out, 7, 8, dtype=dtype), "next to one")
+    got, ones = conv(x, weight, method=method)[..., :-1, :-1], torch.ones(1, c_out, 7, 8, dtype=dtype)
+    if is_winograd4(method, dtype):  # weights of sixths
+        torch.testing.assert_close(got, ones, rtol=1e-6, atol=0.0)
+    else:
+        assert_same_bits(got, ones, "next to one")
 
 
 @pytest.mark.parametrize(("channels", "float32_error"), [(64, 3e-7), (300, 3.5e-7)])
@@ -169,7 +288,7 @@ def test_threads_change_no_bit(backend: str, dtype: torch.dtype, method: str) ->
         results = []
         for count in (1, 2, 3, 5):
             torch.set_num_threads(count)
-            results.append(conv(x, weight, bias))
+            results.append(conv(x, weight, bias, method))
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:
