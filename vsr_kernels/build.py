@@ -36,6 +36,7 @@ STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY"
 SOURCES = {
     "_C": [
         "cpu/dispatch.cpp",
+        "cpu/kernels_amx_bf16.cpp",
         "cpu/kernels_avx2.cpp",
         "cpu/kernels_avx512.cpp",
         "cpu/kernels_avx512_bf16.cpp",
