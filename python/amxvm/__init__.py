@@ -1,8 +1,9 @@
 """Runs the AMX kernels of ``csrc/cpu`` on a CPU without AMX: the same sources, tile registers in software.
 
-``csrc/cpu/kernels_amx_bf16.cpp`` is compiled with a stand-in for its header of tile instructions. The stand-in follows
-Intel's manual (order of sums, subnormal numbers taken for zero, what faults) and counts; memory that the kernels get
-lies between guard pages. For development only: the product does not import it, and it imports nothing of the product.
+``csrc/cpu/kernels_amx_bf16.cpp`` is compiled with a stand-in for its header of tile instructions, or as it is shipped:
+then the instructions are executed when the CPU refuses them. Either follows Intel's manual (order of sums, subnormal
+numbers taken for zero, what faults) and counts; memory that the kernels get lies between guard pages. For development
+only: the product does not import it, and it imports nothing of the product.
 """
 
 from __future__ import annotations
@@ -93,17 +94,20 @@ class Library:
     Args:
         sources: the folder ``csrc``.
         options: more options of the compiler.
+        shipped: compile the kernels with their own header, and execute the instructions that the CPU refuses. One that
+            has AMX and lets this process use it executes them itself, uncounted.
 
     Raises:
         AmxError: the compiler failed; its last words.
     """
 
-    def __init__(self, sources: Path, options: Sequence[str] = ()) -> None:
+    def __init__(self, sources: Path, options: Sequence[str] = (), *, shipped: bool = False) -> None:
         with tempfile.TemporaryDirectory(prefix="amxvm-") as folder:
             path = Path(folder, "library.so")
-            files = [HERE / "call.cpp", HERE / "machine.cpp", sources / "cpu" / "kernels_amx_bf16.cpp"]
+            files = [HERE / "call.cpp", HERE / "machine.cpp", HERE / "trap.cpp"]
+            files += [sources / "cpu" / "kernels_amx_bf16.cpp"]
             command = [compiler(), "-std=c++20", "-O2", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden"]
-            command += ["-mavx512f", "-mfma", "-I", str(HERE), "-I", str(sources), *options]
+            command += ["-mavx512f", "-mfma", *([] if shipped else ["-I", str(HERE)]), "-I", str(sources), *options]
             done = subprocess.run(
                 [*command, *map(str, files), "-o", str(path)], capture_output=True, text=True, check=False
             )

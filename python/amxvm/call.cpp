@@ -1,4 +1,6 @@
-// One convolution by the kernels of csrc/cpu/kernels_amx_bf16.cpp on the tile registers of machine.h, for Python.
+// One convolution by the kernels of csrc/cpu/kernels_amx_bf16.cpp on the tile registers of machine.h, for Python. The
+// kernels are compiled with the functions of cpu/amx.h here, or with their own ones: then their instructions are
+// executed where the CPU refuses them (trap.cpp).
 //
 // Every buffer the kernels get lies between pages that nobody may touch, at the first byte or the last of its pages;
 // theirs to write are filled with garbage before, scratch memory anew at each request.
@@ -60,6 +62,7 @@ class Guarded {
 int64_t scratch_garbage = 0;
 thread_local std::unique_ptr<Guarded> scratch_blocks[3];
 thread_local sigjmp_buf* jump = nullptr;
+thread_local char fault[200];
 
 void on_fault(int) {
   if (jump) siglongjmp(*jump, 1);
@@ -67,15 +70,26 @@ void on_fault(int) {
   raise(SIGSEGV);
 }
 
-// f() on this thread; throws if it touched a guard page.
+void on_instruction(int, siginfo_t*, void* context) {
+  try {
+    amxvm::execute(context);
+  } catch (const std::exception& error) {
+    std::snprintf(fault, sizeof fault, "%s", error.what());
+    if (jump) siglongjmp(*jump, 2);
+    signal(SIGILL, SIG_DFL);
+  }
+}
+
+// f() on this thread; throws if it touched a guard page, or if an instruction of AMX faulted.
 template <class F>
 void guard(F f) {
   sigjmp_buf place;
   jump = &place;
-  if (sigsetjmp(place, 1) != 0) {
+  const int reason = sigsetjmp(place, 1);
+  if (reason != 0) {
     jump = nullptr;
     amxvm::release();
-    throw std::runtime_error("memory outside a buffer was touched");
+    throw std::runtime_error(reason == 1 ? "memory outside a buffer was touched" : fault);
   }
   try {
     f();
@@ -197,11 +211,15 @@ const Kernels& kernels_avx512_bf16() {
 
 // 0, or 1 and why not in `message`.
 EXPORT int amxvm_convolve(const Call* call, char* message, int64_t size) {
-  struct sigaction action{}, before{};
-  action.sa_handler = on_fault;
-  sigaction(SIGSEGV, &action, &before);
+  struct sigaction memory = {}, instruction = {}, memory_before, instruction_before;
+  memory.sa_handler = on_fault;
+  instruction.sa_sigaction = on_instruction;
+  instruction.sa_flags = SA_SIGINFO;
+  sigaction(SIGSEGV, &memory, &memory_before);
+  sigaction(SIGILL, &instruction, &instruction_before);
   const int result = reported(message, size, [&] { convolve(*call); });
-  sigaction(SIGSEGV, &before, nullptr);
+  sigaction(SIGSEGV, &memory_before, nullptr);
+  sigaction(SIGILL, &instruction_before, nullptr);
   return result;
 }
 

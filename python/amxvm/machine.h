@@ -35,6 +35,9 @@ void load(int tile, const void* rows, int64_t stride);
 void store(int tile, void* rows, int64_t stride);
 void multiply(int sum, int a, int b);
 
+// The instruction that raised SIGILL, given the handler's context, which goes on behind it.
+void execute(void* context);
+
 // Whether this thread's registers are in use.
 bool configured();
 void reset_counts();
