@@ -342,13 +342,14 @@ def test_subnormal_numbers_in_tiles(tiles: amxvm.Library) -> None:
     assert not sums.any()
 
 
-def test_rows_beyond_a_tile_are_zero(tiles: amxvm.Library) -> None:
-    """A shorter load leaves nothing of a longer one; it is not even asked for."""
+def test_a_tile_moves_its_rows_only(tiles: amxvm.Library) -> None:
+    """What lies behind them stays as it is."""
     tiles.configure(whole_config(rows=2))
     tiles.load(7, torch.ones(2, 32, dtype=BF16), 64)
-    got = torch.full((2, 32), 7, dtype=BF16)
+    got = torch.full((16, 32), 7, dtype=BF16)
     tiles.store(7, got, 64)
-    assert (got == 1).all()
+    assert (got[:2] == 1).all()
+    assert (got[2:] == 7).all()
 
 
 def bad(**changes: int) -> amxvm.TileConfig:
