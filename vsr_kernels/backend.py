@@ -227,7 +227,7 @@ def _in_order(device: str) -> tuple[str, ...]:
 
 
 def cpu_isa() -> str:
-    """Instruction set of the CPU kernels: ``avx512_bf16``, ``avx512``, ``avx2`` or ``portable``.
+    """Instruction set of the CPU kernels: ``amx_bf16``, ``avx512_bf16``, ``avx512``, ``avx2`` or ``portable``.
 
     The best one that the CPU has; the environment variable ``VSR_KERNELS_CPU_ISA`` (read once) names a lesser one.
     ``none`` without compiled kernels.

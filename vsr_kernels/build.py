@@ -37,6 +37,7 @@ SOURCES = {
     "_C": [
         "cpu/dispatch.cpp",
         "cpu/gather.cpp",
+        "cpu/kernels_amx_bf16.cpp",
         "cpu/kernels_avx2.cpp",
         "cpu/kernels_avx512.cpp",
         "cpu/kernels_avx512_bf16.cpp",

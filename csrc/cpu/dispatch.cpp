@@ -25,6 +25,8 @@ bool has_avx512() { return false; }
 bool has_avx512_bf16() { return false; }
 #endif
 
+bool has_amx_bf16() { return has_avx512_bf16() && permit_amx_bf16(); }
+
 // Best first.
 struct Choice {
   const char* name;
@@ -32,7 +34,8 @@ struct Choice {
   const Kernels& (*table)();
 };
 
-constexpr Choice kChoices[] = {{"avx512_bf16", has_avx512_bf16, kernels_avx512_bf16},
+constexpr Choice kChoices[] = {{"amx_bf16", has_amx_bf16, kernels_amx_bf16},
+                               {"avx512_bf16", has_avx512_bf16, kernels_avx512_bf16},
                                {"avx512", has_avx512, kernels_avx512},
                                {"avx2", has_avx2, kernels_avx2},
                                {"portable", [] { return true; }, kernels_portable}};
@@ -46,7 +49,8 @@ const Kernels& choose() {
       return choice.table();
     }
   }
-  throw std::runtime_error("VSR_KERNELS_CPU_ISA: expected portable, avx2, avx512 or avx512_bf16, got " + name);
+  throw std::runtime_error("VSR_KERNELS_CPU_ISA: expected portable, avx2, avx512, avx512_bf16 or amx_bf16, got " +
+                           name);
 }
 
 }  // namespace

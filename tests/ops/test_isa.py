@@ -14,7 +14,7 @@ import torch
 import vsr_kernels
 from vsr_kernels import build
 
-ISAS = ("portable", "avx2", "avx512", "avx512_bf16")
+ISAS = ("portable", "avx2", "avx512", "avx512_bf16", "amx_bf16")
 HERE = Path(__file__).resolve().parent
 #: Set for the inner run, so that it does not start runs of its own.
 FORCED = os.environ.get("VSR_KERNELS_CPU_ISA")
@@ -41,6 +41,7 @@ def obstacle(isa: str) -> str | None:
         "avx2": {"avx2", "fma", "f16c"},
         "avx512": wide,
         "avx512_bf16": wide | {"avx512_bf16"},
+        "amx_bf16": wide | {"avx512_bf16", "amx_tile", "amx_bf16"},
     }[isa]
     listed = Path("/proc/cpuinfo")
     flags = set(re.findall(r"\w+", listed.read_text())) if listed.is_file() else set()
@@ -82,7 +83,7 @@ WARP = "import torch, vsr_kernels; vsr_kernels.flow_warp(torch.zeros(1, 1, 2, 2)
 def test_an_unknown_instruction_set_is_an_error() -> None:
     done = run("sse9", "-c", WARP)
     assert done.returncode != 0
-    assert "VSR_KERNELS_CPU_ISA: expected portable, avx2, avx512 or avx512_bf16, got sse9" in done.stderr
+    assert "VSR_KERNELS_CPU_ISA: expected portable, avx2, avx512, avx512_bf16 or amx_bf16, got sse9" in done.stderr
 
 
 def test_a_missing_instruction_set_is_an_error() -> None:
