@@ -14,7 +14,8 @@
 //   Borders   A line above or below the image is a line of zeros. Blocks that reach over the left or right end of the
 //             image, their reading included, read a staged copy of their 18 pixels: a padded copy of the image would be
 //             one more pass over memory, and a block's copy is 2 % of the work of a block of 64 to 64 channels, for
-//             two blocks of a row. Tile rows below the image are not multiplied; pixels beyond its right end are.
+//             two blocks of a row. So do all blocks where the channels are gathered. Tile rows below the image are not
+//             multiplied; pixels beyond its right end are.
 //   Epilogue  Sums are stored to a buffer of 4 KiB, and finished between the multiplications of the next block, a few
 //             pixels after each line: all of them before that block stores its own. What has 16 columns next to each
 //             other in the output goes there directly; else (scattered channels, shuffles of few channels) pixels are
@@ -50,7 +51,6 @@ ConvPlan tile_plan(const Conv& p) {
   plan.halves = true;
   plan.products = 1;
   plan.columns = t.c;
-  plan.depth = p.c_in;
   plan.k = 9 * p.c_in;
   plan.block_rows = kTileRows * kTileWidth;
   plan.blocks = t.n * ((t.h + kTileRows - 1) / kTileRows) * ((t.w + kTileWidth - 1) / kTileWidth);
@@ -117,6 +117,7 @@ struct Finishing {
   int64_t pixel_step;  // in the output, for the same column
   int64_t row_step;    // from a row of the block to the next one
   float* pixels;       // [row][pixel][C]: where pixels are put together
+  const Pick<float>* scatter;
 };
 
 // finish(number) for up to `count` pixels, those of one row at a time. Some are left.
@@ -152,7 +153,7 @@ void finish_whole(const Finishing& f, WaitingSums& s, int count) {
     bfloat16* out = static_cast<bfloat16*>(t.out) + s.at;
     const bfloat16* residual = static_cast<const bfloat16*>(t.residual) + (kResidual ? s.at : 0);
     for (int i = 0; i < run; ++i, z += kTileColumns, out += step) {
-      Vec v = activate<A>(Vec::load(z), slope);
+      Vec v = activate(A, Vec::load(z), slope);
       if constexpr (kResidual) {
         v = add(v, Vec::load(residual));
         __builtin_prefetch(residual + ahead);
@@ -175,7 +176,7 @@ void finish_columns(const Finishing& f, WaitingSums& s, int count) {
       const Vec sums = Vec::load(s.z + i * kTileColumns);
       const int64_t at = s.at + i * f.pixel_step;
       if (t.kept) store_some(sums, static_cast<bfloat16*>(t.kept) + at, size);
-      Vec v = mul(activate<A>(sums, slope), factor);
+      Vec v = mul(activate(A, sums, slope), factor);
       if (t.residual) v = add(v, load_some(static_cast<const bfloat16*>(t.residual) + at, size));
       store_some(v, static_cast<bfloat16*>(t.out) + at, size);
     }
@@ -206,7 +207,7 @@ void finish_sub_rows(const Finishing& f, WaitingSums& s, int count) {
       bfloat16* out = static_cast<bfloat16*>(t.out) + at;
       const bfloat16* residual = t.residual ? static_cast<const bfloat16*>(t.residual) + at : nullptr;
       for (int k = 0; k < run; ++k, z += t.c, out += size) {
-        Vec v = activate<A>(Vec::load(z, size), slope);
+        Vec v = activate(A, Vec::load(z, size), slope);
         if (residual) v = add(v, Vec::load(residual + k * size, size));
         v.store(out, size);
       }
@@ -218,7 +219,7 @@ void finish_sub_rows(const Finishing& f, WaitingSums& s, int count) {
 void finish_pixels(const Finishing& f, WaitingSums& s, int count) {
   each_waiting_run(f, s, count, [&](int run) {
     if (join_columns(f, s, run))
-      epilogue<bfloat16>(f.tail, {f.pixels + s.pixel * f.tail.c, s.row, s.end - s.left, run});
+      epilogue<bfloat16>(f.tail, {f.pixels + s.pixel * f.tail.c, f.tail.c, s.row, s.end - s.left, run}, f.scatter);
   });
 }
 
@@ -326,7 +327,7 @@ inline void repair_sums(const Conv& p, const WaitingSums& s, float* pixel) {
       float* z = s.z + (r * kTileWidth + x) * kTileColumns;
       if (!_mm512_fpclass_ps_mask(_mm512_loadu_ps(z), kNotFinite)) continue;
       for (int64_t j = 0; j < p.tail.c; ++j) pixel[j] = __builtin_nanf("");
-      repair_pixels<bfloat16>(p, pixel, s.row + r, s.end - s.width + x, 1);
+      repair_pixels<bfloat16>(p, pixel, p.tail.c, s.row + r, s.end - s.width + x, 1);
       __builtin_memcpy(z, pixel + s.column, (left < kTileColumns ? left : kTileColumns) * sizeof(float));
     }
   }
@@ -368,8 +369,13 @@ void tile_blocks(const Conv& p, int64_t begin, int64_t end) {
   float* pixel = reinterpret_cast<float*>(memory += b.rows_bytes);
   float* pixels = reinterpret_cast<float*>(memory += b.pixel_bytes);
   __builtin_memset(static_cast<void*>(zeros), 0, b.line * sizeof(bfloat16));
-  const Finishing finishing{.tail = tail, .pixel_step = piece, .row_step = tail.r * w * piece, .pixels = pixels};
+  const Finishing finishing{.tail = tail,
+                            .pixel_step = piece,
+                            .row_step = tail.r * w * piece,
+                            .pixels = pixels,
+                            .scatter = scatter_picks(tail)};
   const Finishes finish = finishes(tail, columns);
+  const Pick<bfloat16>* picks = input_picks<bfloat16>(p, false);
   const bool watch = kLines == 3 && 3 * c_in % kTileDepth != 0;
   const float* bias = packed_bias(p, const_cast<void*>(p.packed));
   const int64_t all_steps = tile_column_blocks(tail.c) * steps;  // of a block of pixels, which asks for the next one
@@ -381,8 +387,8 @@ void tile_blocks(const Conv& p, int64_t begin, int64_t end) {
     const int64_t x = block % across * kTileWidth, y = block / across % down * kTileRows, n = block / (across * down);
     const int width = w - x < kTileWidth ? static_cast<int>(w - x) : kTileWidth;
     const int rows = h - y < kTileRows ? static_cast<int>(h - y) : kTileRows;
-    const bfloat16* image = static_cast<const bfloat16*>(p.x) + n * h * w * c_in;
-    TileSource a{.step = c_in, .in_place = x > 0 && x - 1 + b.pixels <= w};
+    const bfloat16* image = static_cast<const bfloat16*>(p.x) + n * h * w * p.c_x;
+    TileSource a{.step = c_in, .in_place = !picks && x > 0 && x - 1 + b.pixels <= w};
     keep_order();
     for (int i = 0; i < rows + 2; ++i) {
       const int64_t line = y - 1 + i;
@@ -391,7 +397,7 @@ void tile_blocks(const Conv& p, int64_t begin, int64_t end) {
       } else if (a.in_place) {
         a.line[i] = image + (line * w + x - 1) * c_in;
       } else {
-        copy_pixels(p, image, line, x - 1, b.pixels, staged + i * b.line);
+        copy_pixels(p, picks, image, line, x - 1, b.pixels, c_in, staged + i * b.line);
         a.line[i] = staged + i * b.line;
       }
     }

@@ -58,8 +58,11 @@ class Call(ctypes.Structure):
     """As in call.cpp."""
 
     _fields_: ClassVar = [
-        *[(name, ctypes.c_void_p) for name in ("x", "weight", "bias", "slope", "residual", "scatter", "out", "kept")],
-        *[(name, ctypes.c_int64) for name in ("n", "h", "w", "c_in", "c", "c_out", "r", "slope_count")],
+        *[
+            (name, ctypes.c_void_p)
+            for name in ("x", "weight", "bias", "slope", "residual", "scatter", "channels", "out", "kept")
+        ],
+        *[(name, ctypes.c_int64) for name in ("n", "h", "w", "c_x", "c_in", "c", "c_out", "r", "slope_count")],
         ("weight_elements", ctypes.c_int64),
         ("strides", ctypes.c_int64 * 4),
         *[(name, ctypes.c_int64) for name in ("bands", "threads", "at_end", "garbage")],
@@ -157,6 +160,7 @@ class Library:
         residual: Tensor | None = None,
         pixel_shuffle: int = 1,
         scale: float = 1.0,
+        in_channels: Tensor | None = None,
         out_channels: Tensor | None = None,
         keep: bool = False,
         bands: int = 1,
@@ -167,7 +171,7 @@ class Library:
         """``residual + scale * pixel_shuffle(act(conv2d(x, weight, bias, padding=1)), r)``, as the kernels do it.
 
         Args:
-            x: (N, C_in, H, W).
+            x: (N, C_in, H, W), or with more channels, of which ``in_channels`` are convolved.
             weight: (C, C_in, 3, 3), of any strides.
             bias: (C,).
             activation: one of :data:`ACTIVATIONS`.
@@ -175,6 +179,7 @@ class Library:
             residual: as the output.
             pixel_shuffle: r.
             scale: factor of what the activation returns.
+            in_channels: int64 (C_in,).
             out_channels: int64 (C,): the channels of the residual that the result is added to.
             keep: whether to return pixel_shuffle(conv2d(...)) as well.
             bands: parts that the work is cut into.
@@ -189,8 +194,8 @@ class Library:
         Raises:
             AmxError: a fault: of a tile instruction, of memory, or the kernels left the work to other ones.
         """
-        n, c_in, h, w = x.shape
-        c, r = weight.shape[0], pixel_shuffle
+        n, c_x, h, w = x.shape
+        c, c_in, r = weight.shape[0], weight.shape[1], pixel_shuffle
         c_out = c // (r * r) if out_channels is None or residual is None else residual.shape[1]
 
         def dense(tensor: Tensor) -> Tensor:
@@ -213,11 +218,13 @@ class Library:
             slope=pointer(slopes),
             residual=pointer(base),
             scatter=pointer(out_channels),
+            channels=pointer(in_channels),
             out=pointer(out),
             kept=pointer(kept),
             n=n,
             h=h,
             w=w,
+            c_x=c_x,
             c_in=c_in,
             c=c,
             c_out=c_out,

@@ -29,9 +29,9 @@ using namespace vsr;
 // As in __init__.py.
 struct Call {
   const void *x, *weight, *bias, *slope, *residual;
-  const int64_t* scatter;
+  const int64_t *scatter, *channels;
   void *out, *kept;
-  int64_t n, h, w, c_in, c, c_out, r, slope_count;
+  int64_t n, h, w, c_x, c_in, c, c_out, r, slope_count;
   int64_t weight_elements, strides[4];
   int64_t bands, threads;   // parts that blocks and pack units are cut into; whether each has a thread of its own
   int64_t at_end, garbage;  // where buffers lie in their pages; the byte that fills what is to be written
@@ -60,7 +60,7 @@ class Guarded {
 };
 
 int64_t scratch_garbage = 0;
-thread_local std::unique_ptr<Guarded> scratch_blocks[3];
+thread_local std::unique_ptr<Guarded> scratch_blocks[4];
 thread_local sigjmp_buf* jump = nullptr;
 thread_local char fault[200];
 
@@ -143,11 +143,13 @@ void convolve(const Call& call) {
   };
   const int64_t pixels = call.n * call.h * call.w, out_bytes = pixels * call.r * call.r * call.c_out * size;
   const int64_t kept_bytes = pixels * call.c * size;
-  cpu::Conv p{.x = give(call.x, pixels * call.c_in * size),
+  cpu::Conv p{.x = give(call.x, pixels * call.c_x * size),
               .weight = give(call.weight, call.weight_elements * size),
               .bias = give(call.bias, call.c * size),
               .slope = give(call.slope, call.slope_count * size),
+              .channels = static_cast<const int64_t*>(give(call.channels, call.c_in * 8)),
               .ws = {call.strides[0], call.strides[1], call.strides[2], call.strides[3]},
+              .c_x = call.c_x,
               .c_in = call.c_in,
               .slope_count = call.slope_count,
               .tail = {.out = room(call.out, out_bytes),

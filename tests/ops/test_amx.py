@@ -188,6 +188,22 @@ def test_exact_sums(library: amxvm.Library, c_in: int) -> None:
     assert_same_bits(case.run(library)[0] + 0.0, case.expected()[0].to(BF16) + 0.0, "output")
 
 
+@pytest.mark.parametrize("tail", ["plain", "scatter"])
+@pytest.mark.parametrize("c_in", [1, 3, 4, 17, 32, 37])
+def test_gathered_channels(library: amxvm.Library, c_in: int, tail: str) -> None:
+    """The same bits as of the channels alone, wherever they come from; what is not taken may be anything."""
+    case = Drawn(8, (2, c_in, 9, 37), 37, tail)
+    expected, _ = case.run(library)
+    x = torch.full((2, c_in + 27, 9, 37), torch.nan, dtype=BF16)
+    channels = torch.randperm(c_in + 27, generator=torch.Generator().manual_seed(1))[:c_in]
+    x[:, channels] = case.x
+    for at_end in (False, True):
+        got, _ = library.conv3x3(
+            x, case.weight, case.bias, **case.keywords, in_channels=channels, at_end=at_end, bands=3
+        )
+        assert_same_bits(got, expected, "output")
+
+
 @pytest.mark.parametrize("layout", ["channels_last", "sliced", "swapped"])
 def test_layouts_of_the_weight(library: amxvm.Library, layout: str) -> None:
     draw = Draw(2, BF16, "cpu", exact=False)
