@@ -12,23 +12,23 @@
 // into it, run by run, and adds to no other row; so every destination has one writer and one order of sums. The
 // gradient by flow has one writer per pixel anyway.
 
-constexpr int kRun = 64;  // pixels whose coordinates are worked out together
+constexpr int kWarpRun = 64;  // pixels whose coordinates are worked out together
 
 // A displacement beyond this is as far outside as any other; NaN becomes the lower end. Sums with a coordinate fit into
 // 32 bits.
 constexpr float kFar = 1e9f;
 
 struct Axis {
-  int32_t i0[kRun];       // first of two neighbours; may lie outside
-  float f[kRun];          // weight of the second
-  int32_t clipped[kRun];  // the coordinate lies on or beyond the border, where border padding is flat
+  int32_t i0[kWarpRun];       // first of two neighbours; may lie outside
+  float f[kWarpRun];          // weight of the second
+  int32_t clipped[kWarpRun];  // the coordinate lies on or beyond the border, where border padding is flat
 };
 
 // Displacements d of pixels at position, position + step, ... Loops without branches, which compilers turn into
 // vectors.
 inline void locate(Axis& axis, const float* d, int32_t position, int32_t step, int64_t size, bool nearest,
                    bool border) {
-  for (int i = 0; i < kRun; ++i) {
+  for (int i = 0; i < kWarpRun; ++i) {
     float clamped = d[i] > -kFar ? d[i] : -kFar;
     clamped = clamped < kFar ? clamped : kFar;
     const float whole = __builtin_floorf(clamped);
@@ -37,7 +37,7 @@ inline void locate(Axis& axis, const float* d, int32_t position, int32_t step, i
     axis.clipped[i] = 0;
   }
   if (nearest) {
-    for (int i = 0; i < kRun; ++i) {  // ties go to the even pixel
+    for (int i = 0; i < kWarpRun; ++i) {  // ties go to the even pixel
       const int32_t odd = axis.i0[i] & 1;
       axis.i0[i] += axis.f[i] > 0.5f ? 1 : axis.f[i] == 0.5f ? odd : 0;
       axis.f[i] = 0.0f;
@@ -45,7 +45,7 @@ inline void locate(Axis& axis, const float* d, int32_t position, int32_t step, i
   }
   if (border) {
     const int32_t end = static_cast<int32_t>(size - 1);
-    for (int i = 0; i < kRun; ++i) {
+    for (int i = 0; i < kWarpRun; ++i) {
       const int32_t first = axis.i0[i];
       const bool low = (first < 0) | ((first == 0) & (axis.f[i] == 0.0f)), clipped = low | (first >= end);
       axis.i0[i] = low ? 0 : first >= end ? end : first;
@@ -60,31 +60,31 @@ inline bool inside(int64_t i, int64_t size) { return static_cast<uint64_t>(i) < 
 // Where a run of pixels samples. Corners in row-major order over dy, dx.
 struct Samples {
   Axis x, y;
-  float weight[4][kRun];
-  int32_t interior[kRun];  // all corners lie inside
+  float weight[4][kWarpRun];
+  int32_t interior[kWarpRun];  // all corners lie inside
 };
 
 template <class Flow>
 inline void load_flow(const Flow* from, int64_t step, int count, float* to) {
   for (int i = 0; i < count; ++i) to[i] = to_float(from[i * step]);
-  for (int i = count; i < kRun; ++i) to[i] = 0.0f;
+  for (int i = count; i < kWarpRun; ++i) to[i] = 0.0f;
 }
 inline void load_flow(const float* from, int64_t step, int count, float* to) {
-  if (step == 1 && count == kRun) return static_cast<void>(__builtin_memcpy(to, from, kRun * sizeof(float)));
+  if (step == 1 && count == kWarpRun) return static_cast<void>(__builtin_memcpy(to, from, kWarpRun * sizeof(float)));
   for (int i = 0; i < count; ++i) to[i] = from[i * step];
-  for (int i = count; i < kRun; ++i) to[i] = 0.0f;
+  for (int i = count; i < kWarpRun; ++i) to[i] = 0.0f;
 }
 
-// Pixels [col, col + count) of one row, count <= kRun.
+// Pixels [col, col + count) of one row, count <= kWarpRun.
 template <class Flow, class Problem>
 inline void find_samples(Samples& s, const Problem& p, int64_t n, int64_t row, int64_t col, int count) {
   const Flow* at = static_cast<const Flow*>(p.flow) + n * p.fs.n + row * p.fs.h + col * p.fs.w;
-  float d[kRun];
+  float d[kWarpRun];
   load_flow(at, p.fs.w, count, d);
   locate(s.x, d, static_cast<int32_t>(col), 1, p.w, p.nearest, p.border);
   load_flow(at + p.fs.c, p.fs.w, count, d);
   locate(s.y, d, static_cast<int32_t>(row), 0, p.h, p.nearest, p.border);
-  for (int i = 0; i < kRun; ++i) {
+  for (int i = 0; i < kWarpRun; ++i) {
     const float fx = s.x.f[i], fy = s.y.f[i];
     s.weight[0][i] = (1.0f - fy) * (1.0f - fx);
     s.weight[1][i] = (1.0f - fy) * fx;
@@ -92,7 +92,7 @@ inline void find_samples(Samples& s, const Problem& p, int64_t n, int64_t row, i
     s.weight[3][i] = fy * fx;
   }
   const uint32_t last_x = static_cast<uint32_t>(p.w - 1), last_y = static_cast<uint32_t>(p.h - 1);
-  for (int i = 0; i < kRun; ++i)
+  for (int i = 0; i < kWarpRun; ++i)
     s.interior[i] = (static_cast<uint32_t>(s.x.i0[i]) < last_x) & (static_cast<uint32_t>(s.y.i0[i]) < last_y);
 }
 
@@ -174,8 +174,8 @@ inline void each_run(const Problem& p, int64_t begin, int64_t end, F f) {
   Samples samples;
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t n = unit / p.h, row = unit % p.h;
-    for (int64_t col = 0; col < p.w; col += kRun) {
-      const int count = col + kRun <= p.w ? kRun : static_cast<int>(p.w - col);
+    for (int64_t col = 0; col < p.w; col += kWarpRun) {
+      const int count = col + kWarpRun <= p.w ? kWarpRun : static_cast<int>(p.w - col);
       find_samples<Flow>(samples, p, n, row, col, count);
       f(samples, n, row, col, count);
     }
@@ -203,7 +203,7 @@ void warp_interleaved(const FlowWarp& p, int64_t begin, int64_t end) {
 template <class T, class Flow>
 void warp_planar(const FlowWarp& p, int64_t begin, int64_t end) {
   each_run<Flow>(p, begin, end, [&](const Samples& s, int64_t n, int64_t row, int64_t col, int count) {
-    int64_t corner[kRun][4];
+    int64_t corner[kWarpRun][4];
     for (int i = 0; i < count; ++i) find_corners(s, i, p, p.xs.h, p.xs.w, corner[i]);
     for (int64_t c = 0; c < p.c; ++c) {
       const T* plane = static_cast<const T*>(p.x) + n * p.xs.n + c * p.xs.c;
@@ -249,9 +249,9 @@ void warp_grad_x_typed(const FlowWarpBackward& p, int64_t begin, int64_t end) {
     float* image = static_cast<float*>(p.grad_x) + n * p.h * row_stride;
     const Flow* flow_y = static_cast<const Flow*>(p.flow) + n * p.fs.n + p.fs.c;
     for (int64_t row = 0; row < p.h; ++row) {
-      for (int64_t col = 0; col < p.w; col += kRun) {
-        const int count = col + kRun <= p.w ? kRun : static_cast<int>(p.w - col);
-        float d[kRun];
+      for (int64_t col = 0; col < p.w; col += kWarpRun) {
+        const int count = col + kWarpRun <= p.w ? kWarpRun : static_cast<int>(p.w - col);
+        float d[kWarpRun];
         load_flow(flow_y + row * p.fs.h + col * p.fs.w, p.fs.w, count, d);
         locate(s.y, d, static_cast<int32_t>(row), 0, p.h, p.nearest, p.border);
         int32_t least = s.y.i0[0], most = s.y.i0[0];

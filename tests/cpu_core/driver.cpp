@@ -153,7 +153,14 @@ void check_conv(const cpu::Kernels& kernels, DType dtype, int64_t c_in, int64_t 
   const int64_t slope_count = activation == Activation::prelu ? one_of<int64_t>({1, c_out}) : 0;
   const int64_t shuffled = c_out / (r * r), channels = scattered ? c_out + draw(0, 9) : shuffled;
   const int64_t pixels = s.n * s.h * s.w, values = pixels * r * r * channels;
-  const Array x = Array::random(dtype, pixels * c_in), bias = Array::random(dtype, c_out);
+  const bool gathered = coin(), exact = coin();
+  const int64_t c_x = gathered ? c_in + draw(0, 9) : c_in;
+  const Array x = Array::random(dtype, pixels * c_x), bias = Array::random(dtype, c_out);
+  std::vector<int64_t> picks(static_cast<size_t>(c_x));
+  for (size_t i = 0; i < picks.size(); ++i) picks[i] = static_cast<int64_t>(i);
+  if (gathered) std::shuffle(picks.begin(), picks.end(), generator);
+  const Memory gather(c_in * 8);
+  std::memcpy(gather.at(), picks.data(), static_cast<size_t>(gathered ? c_in * 8 : 0));
   const Array weight = Array::random(dtype, c_out * c_in * 9, 1.0 / std::sqrt(9.0 * static_cast<double>(c_in)));
   const Array slope = Array::random(dtype, slope_count), residual = Array::random(dtype, values);
   const Array out(dtype, values), before(dtype, pixels * c_out);
@@ -168,9 +175,12 @@ void check_conv(const cpu::Kernels& kernels, DType dtype, int64_t c_in, int64_t 
               .weight = weight.at(),
               .bias = has_bias ? bias.at() : nullptr,
               .slope = slope_count ? slope.at() : nullptr,
+              .channels = gathered ? static_cast<const int64_t*>(gather.at()) : nullptr,
               .ws = {c_in * 9, 9, 3, 1},
+              .c_x = c_x,
               .c_in = c_in,
               .slope_count = slope_count,
+              .exact = exact,
               .tail = {.out = out.at(),
                        .kept = kept ? before.at() : nullptr,
                        .residual = has_residual ? residual.at() : nullptr,
@@ -192,7 +202,10 @@ void check_conv(const cpu::Kernels& kernels, DType dtype, int64_t c_in, int64_t 
   split(p.plan.blocks, [&](int64_t begin, int64_t end) { kernels.conv3x3(p, begin, end); });
   if (infinite) return;  // the repair of what is not finite has run; its values are for the tests of the operators
 
-  const std::vector<double> z = convolve(x, weight, has_bias ? &bias : nullptr, s, c_in, c_out);
+  const Array seen(dtype, pixels * c_in);
+  for (int64_t i = 0; i < seen.count; ++i)
+    seen.set(i, static_cast<float>(x[i / c_in * c_x + picks[static_cast<size_t>(i % c_in)]]));
+  const std::vector<double> z = convolve(seen, weight, has_bias ? &bias : nullptr, s, c_in, c_out);
   std::vector<double> truth(static_cast<size_t>(values), 0.0), truth_before(static_cast<size_t>(before.count), 0.0);
   for (int64_t i = 0; has_residual && i < values; ++i) truth[static_cast<size_t>(i)] = residual[i];
   for (int64_t pixel = 0; pixel < pixels; ++pixel)

@@ -191,6 +191,26 @@ def test_constants_are_told_apart() -> None:
     check(function, torch.rand(1, 2, 3, 4))
 
 
+def test_the_setting_of_fast_float32() -> None:
+    """Each setting has its own recording, of the bits that it gives."""
+    model, x, conv = SRVGGNet(16, 1, 2).eval(), torch.rand(1, 3, 17, 18), torch.backends.mkldnn.conv
+    planned, before = plan(model), conv.fp32_precision
+    results = []
+    try:
+        for setting in ("ieee", "tf32"):
+            conv.fp32_precision = setting
+            with torch.no_grad():
+                for _ in range(3):
+                    out = planned(x)
+                    assert torch.equal(out, model(x))
+            assert planned.obstacle is None
+            results.append(out)
+    finally:
+        conv.fp32_precision = before
+    assert not torch.equal(*results)
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
 def test_shapes_come_and_go() -> None:
     """Each shape is replayed from its second time on; only the last few are kept."""
     model = SRVGGNet(8, 1, 2).eval()

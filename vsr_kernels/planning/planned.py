@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..ops.precision import fast_float32_is_forbidden
 from .record import record
 from .replay import Replay
 from .steps import NotPlannableError
@@ -89,7 +90,7 @@ class Plan:
             if weights != self._weights:
                 self.clear()
                 self._weights = weights
-        key = (str(structure), tuple(_signature(leaf) for leaf in leaves))
+        key = (str(structure), fast_float32_is_forbidden(), tuple(_signature(leaf) for leaf in leaves))
         try:
             known = key in self._replays
         except TypeError:
