@@ -20,10 +20,11 @@ int64_t conv3x3_packed_bytes(int64_t c_in, int64_t c_out, int64_t r, int64_t ele
   return vsr::packed_bytes(vsr::conv3x3_layout(c_in, c_out, r, dtype, exact));
 }
 
-int64_t conv3x3_cpu_packed_bytes(int64_t c_in, int64_t c_out, int64_t r, torch::headeronly::ScalarType dtype) {
+int64_t conv3x3_cpu_packed_bytes(int64_t c_in, int64_t c_out, int64_t r, torch::headeronly::ScalarType dtype,
+                                 bool exact) {
   using torch::headeronly::ScalarType;
   if (c_out == 0) return 0;
-  vsr::cpu::Conv p{.c_in = c_in, .tail = {.n = 1, .h = 1, .w = 1, .c = c_out, .r = r}};
+  vsr::cpu::Conv p{.c_in = c_in, .exact = exact, .tail = {.n = 1, .h = 1, .w = 1, .c = c_out, .r = r}};
   p.tail.dtype = dtype == ScalarType::Float  ? vsr::DType::f32
                  : dtype == ScalarType::Half ? vsr::DType::f16
                                              : vsr::DType::bf16;
@@ -76,7 +77,7 @@ STABLE_TORCH_LIBRARY(vsr_kernels, m) {
       "conv3x3_pack(Tensor weight, Tensor? bias, Tensor? slope, float negative_slope, str activation, "
       "int pixel_shuffle, bool exact, bool transposed) -> Tensor");
   m.def("conv3x3_packed_bytes(int c_in, int c_out, int pixel_shuffle, int element_size, bool exact) -> int");
-  m.def("conv3x3_cpu_packed_bytes(int c_in, int c_out, int pixel_shuffle, ScalarType dtype) -> int");
+  m.def("conv3x3_cpu_packed_bytes(int c_in, int c_out, int pixel_shuffle, ScalarType dtype, bool exact) -> int");
   // CPU only, for planned calls: conv3x3 and sparse_conv3x3 in one, and flow_warp, into memory that is there
   m.def(
       "conv3x3_into(Tensor(a!) out, Tensor x, Tensor weight, Tensor? bias, Tensor? slope, float negative_slope, "

@@ -317,7 +317,7 @@ def _pack_fake(
     c_out, c_in = weight.shape[:2]
     channels = (c_out, c_in) if transposed else (c_in, c_out)
     if weight.device.type == "cpu":
-        size = torch.ops.vsr_kernels.conv3x3_cpu_packed_bytes(*channels, r, weight.dtype)
+        size = torch.ops.vsr_kernels.conv3x3_cpu_packed_bytes(*channels, r, weight.dtype, exact)
         return weight.new_empty((size,), dtype=torch.uint8)
     size = torch.ops.vsr_kernels.conv3x3_packed_bytes(*channels, r, weight.element_size(), exact)
     return weight.new_empty((size,), dtype=torch.uint8)
