@@ -2,9 +2,8 @@
 
     python benchmarks/conv3x3.py [--dtype float32 bfloat16] [--fast] [--threads N] [--malloc default] [--json FILE]
 
---fast allows Winograd F(4x4) in float32 (torch.backends.mkldnn.conv.fp32_precision = "tf32"); PyTorch's own float32
-convolution does the same with and without it on CPUs that have no matrix unit for it. The pruned chain keeps random
-halves of the channels, in odd numbers, and is timed beside the dense one: both are ours.
+--fast allows Winograd F(4x4) in float32 (torch.backends.mkldnn.conv.fp32_precision = "tf32"), to PyTorch as well. The
+pruned chain keeps random halves of the channels, in odd numbers, and is timed beside the dense one: both are ours.
 
 PyTorch runs eager: conv2d, activation, sum. With glibc's settings it returns large tensors to the system after every
 layer and spends much of its time on fresh pages; unless --malloc says otherwise, the script starts itself again with

@@ -134,6 +134,19 @@ def test_winograd4_is_asked_for() -> None:
     assert not torch.equal(conv(x, weight, method="winograd4"), default)
 
 
+def test_packed_weights_follow_the_setting() -> None:
+    """Each method has its own packing, whose size is known before it is made."""
+    draw = Draw(13, torch.float32, "cpu", exact=False)
+    x, weight = draw.image((1, 16, 9, 9)), torch.nn.Parameter(draw.weight((20, 16, 3, 3)))
+    kept = vsr_kernels.PackedWeights()
+    for method in ("winograd", "winograd4", "winograd"):
+        with on("cpu"), torch.no_grad(), precision(method):
+            assert_same_bits(vsr_kernels.conv3x3(x, weight, packed=kept), conv(x, weight, method=method), method)
+    for exact in (True, False):
+        arguments = (weight.detach(), None, None, 0.0, "none", 1, exact, False)
+        torch.library.opcheck(torch.ops.vsr_kernels.conv3x3_pack.default, arguments, test_utils=("test_faketensor",))
+
+
 #: Channels of x, kept ones, hidden ones, scattered ones: on both sides of half and whole vectors.
 PRUNED = ((64, 33, 29, 31), (64, 32, 41, 37), (150, 70, 9, 70), (5, 5, 5, 5), (100, 3, 17, 2), (40, 1, 24, 40))
 
