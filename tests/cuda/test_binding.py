@@ -182,10 +182,8 @@ def test_packed_beforehand(bound: Bound) -> None:
     x, weight, bias, slope = draw.image((1, 5, 4, 6)), draw.weight((12, 5, 3, 3)), draw.bias(12), draw.slope(12)
     settings = (0.0, "prelu", 2, True)
     packed = bound.operator("conv3x3_pack", weight, bias, slope, *settings, False)
-    with FakeTensorMode() as mode:
-        fakes = pytree.tree_map_only(Tensor, mode.from_tensor, (weight, bias, slope))
-        fake = torch.ops.vsr_kernels.conv3x3_pack(*fakes, *settings, False)
-    assert (packed.shape, packed.stride(), packed.dtype) == (fake.shape, fake.stride(), fake.dtype)
+    size = torch.ops.vsr_kernels.conv3x3_packed_bytes(5, 12, 2, weight.element_size(), True)  # as fake kernels ask
+    assert (packed.shape, packed.dtype) == ((size,), torch.uint8)
     rest = (None, "prelu", 1.0, 2, False, True)
     before = len(bound.launches)
     plain, _ = bound.operator("conv3x3", x, weight, bias, slope, 0.0, *rest, None)
