@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vsr_kernels import conv3x3, flow_warp, pixel_shuffle, residual_block, sparse_conv3x3
+from vsr_kernels import conv3x3, conv_chain, flow_warp, pixel_shuffle, residual_block, sparse_conv3x3
 
 Function = Callable[..., Tensor]
 
@@ -56,6 +56,20 @@ def plain_warp(x: Tensor, flow: Tensor) -> Tensor:
     return F.grid_sample(x.float(), grid, mode="bilinear", align_corners=True).to(x.dtype)
 
 
+def thin_net(x: Tensor, *parameters: Tensor) -> Tensor:
+    """RepSR M4C16 x4: weights and biases of six layers in turn, then five PReLU slopes."""
+    layers, slopes = parameters[:12], parameters[12:]
+    return conv_chain(x, layers[0::2], layers[1::2], activation="prelu", slope=slopes, pixel_shuffle=4)
+
+
+def plain_thin_net(x: Tensor, *parameters: Tensor) -> Tensor:
+    """The same by PyTorch."""
+    layers, slopes = parameters[:12], parameters[12:]
+    for i, slope in enumerate(slopes):
+        x = F.prelu(F.conv2d(x, layers[2 * i], layers[2 * i + 1], padding=1), slope)
+    return F.pixel_shuffle(F.conv2d(x, layers[10], layers[11], padding=1), 4)
+
+
 def workloads(device: str, dtype: torch.dtype, size: tuple[int, int] = (180, 320)) -> list[Workload]:
     """All rows.
 
@@ -83,6 +97,8 @@ def workloads(device: str, dtype: torch.dtype, size: tuple[int, int] = (180, 320
         return tuple(argument.detach().clone().requires_grad_() for argument in arguments)
 
     h, w = size
+    thin = [t for c_in, c_out in zip((3, *[16] * 5), (*[16] * 5, 48), strict=True) for t in weights(c_out, c_in)]
+    thin += [torch.rand(16, generator=random).to(device, dtype) for _ in range(5)]
     kept = torch.arange(0, 64, 2, device=device)
     slope = torch.rand(64, generator=random).to(device, dtype)
     return [
@@ -110,6 +126,7 @@ def workloads(device: str, dtype: torch.dtype, size: tuple[int, int] = (180, 320
             lambda x, weight, bias: F.pixel_shuffle(F.conv2d(x, weight, bias, padding=1), 4),
             (image(64), *weights(48, 64)),
         ),
+        Workload("thin-net", f"RepSR M4C16 x4, {h}x{w}", "conv3x3", thin_net, plain_thin_net, (image(3), *thin)),
         Workload(
             "conv32",
             f"conv 32→32 + ReLU, {2 * h}x{2 * w}",
