@@ -78,11 +78,13 @@ STABLE_TORCH_LIBRARY(vsr_kernels, m) {
       "int pixel_shuffle, bool exact, bool transposed) -> Tensor");
   m.def("conv3x3_packed_bytes(int c_in, int c_out, int pixel_shuffle, int element_size, bool exact) -> int");
   m.def("conv3x3_cpu_packed_bytes(int c_in, int c_out, int pixel_shuffle, ScalarType dtype, bool exact) -> int");
-  // CPU only, for planned calls: conv3x3 and sparse_conv3x3 in one, and flow_warp, into memory that is there
+  // CPU only, for planned calls: conv3x3 and sparse_conv3x3 in one, flow_warp, and both shuffles, into memory that is
+  // there
   m.def(
       "conv3x3_into(Tensor(a!) out, Tensor x, Tensor weight, Tensor? bias, Tensor? slope, float negative_slope, "
       "Tensor? in_channels, Tensor? out_channels, Tensor? residual, str activation, float scale, int pixel_shuffle, "
       "bool exact, Tensor? packed) -> ()");
+  m.def("pixel_shuffle_into(Tensor(a!) out, Tensor x, int r, bool inverse) -> ()");
   m.def("flow_warp_into(Tensor(a!) out, Tensor x, Tensor flow, str interpolation, str padding) -> ()");
   // -> the output, and for the backward what the sign of the activation's derivative needs of the hidden layer: its
   // output for relu and leaky_relu, the values before activation for prelu (empty unless asked for)

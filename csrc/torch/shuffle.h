@@ -12,7 +12,9 @@ struct ShuffleCall {
   PixelShuffle problem;
 };
 
-inline ShuffleCall prepare_shuffle(const char* op, const Tensor& x, int64_t r, bool inverse) {
+// Into `out` if it is given, which has the layout that a new result would have.
+inline ShuffleCall prepare_shuffle(const char* op, const Tensor& x, int64_t r, bool inverse,
+                                   const OptionalTensor& out = std::nullopt) {
   check_image(op, "x", x);
   STD_TORCH_CHECK(r >= 1, op, ": r: expected an integer >= 1, got ", r);
   const size_t size = x.element_size();
@@ -23,7 +25,12 @@ inline ShuffleCall prepare_shuffle(const char* op, const Tensor& x, int64_t r, b
                   to_string(x), " and r = ", r);
   const bool channels_last = prefers_channels_last(x);
   const Shape shape = inverse ? Shape{n, c * r * r, h / r, w / r} : Shape{n, c / (r * r), h * r, w * r};
-  ShuffleCall call{dense(x, channels_last), make(x, shape, channels_last), {}};
+  if (out) {
+    check_like(op, "out", *out, x);
+    check_shape(op, "out", *out, {shape[0], shape[1], shape[2], shape[3]});
+    STD_TORCH_CHECK(data(dense(*out, channels_last)) == data(*out), op, ": out: expected the memory format of x");
+  }
+  ShuffleCall call{dense(x, channels_last), out ? *out : make(x, shape, channels_last), {}};
   call.problem = {.source = data(call.source),
                   .destination = mutable_data(call.out),
                   .n = n,

@@ -34,7 +34,7 @@ needs_library = pytest.mark.skipif(
 NUMBERS = ("conv3x3_cpu_packed_bytes", "conv3x3_packed_bytes", "conv_chain_packed_bytes", "cpu_isa")
 
 #: Operators that write into memory that is there: tests/planning calls them.
-INTO = ("conv3x3_into", "flow_warp_into")
+INTO = ("conv3x3_into", "flow_warp_into", "pixel_shuffle_into")
 
 #: Operators that the functions call on CUDA only.
 CUDA_ONLY = ("conv_chain", "conv_chain_pack")

@@ -163,6 +163,15 @@ def test_views_chunks_and_ties() -> None:
     assert planned.replays[0].allocating == {"aten.relu.default": 5, "aten.aminmax.default": 1}
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_shuffles(layout: torch.memory_format) -> None:
+    """In the memory format of the input, straight into the result."""
+    x = torch.rand(2, 12, 6, 10).to(memory_format=layout)
+    for function in (vsr_kernels.pixel_shuffle, vsr_kernels.pixel_unshuffle):
+        planned = check(lambda x, function=function: function(x, 2), x)
+        assert planned.replays[0].allocating == {}
+
+
 def test_changed_weights() -> None:
     """In place, and replaced: the next replay is of the new ones."""
     model, x = SRVGGNet(8, 1, 2).eval(), torch.rand(1, 3, 6, 7)
@@ -380,6 +389,9 @@ def test_wrong_memory_is_refused() -> None:
     for packed in (torch.zeros(64, dtype=torch.uint8), torch.zeros(3)):
         with pytest.raises(RuntimeError, match="conv3x3_into: packed: expected"):
             torch.ops.vsr_kernels.conv3x3_into(out, x, weight, *rest[:-1], packed)
+    for out, message in ((torch.zeros(1, 1, 10, 11), "shape"), (torch.zeros(1, 1, 10, 12).half(), "the dtype")):
+        with pytest.raises(RuntimeError, match=f"pixel_shuffle_into: out: expected {message}"):
+            torch.ops.vsr_kernels.pixel_shuffle_into(out, x, 2, False)
     with pytest.raises(RuntimeError, match="flow_warp_into: out: expected shape"):
         torch.ops.vsr_kernels.flow_warp_into(out, x, torch.zeros(1, 2, 5, 6), "bilinear", "zeros")
 

@@ -80,8 +80,13 @@ def _unshuffle_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
     return torch.ops.vsr_kernels.pixel_shuffle(grad, ctx.r), None
 
 
+def _into_fake(out: Tensor, x: Tensor, r: int, inverse: bool) -> None:
+    """Nothing is made."""
+
+
 @on_load
 def _register() -> None:
+    torch.library.register_fake("vsr_kernels::pixel_shuffle_into", _into_fake)
     torch.library.register_fake("vsr_kernels::pixel_shuffle", _shuffle_fake)
     torch.library.register_fake("vsr_kernels::pixel_unshuffle", _unshuffle_fake)
     torch.library.register_autograd("vsr_kernels::pixel_shuffle", _shuffle_backward, setup_context=_keep_r)

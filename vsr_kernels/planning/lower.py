@@ -176,6 +176,16 @@ def _flow_warp(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool:
     return True
 
 
+def _pixel_shuffle(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool:
+    steps.add(Step(torch.ops.vsr_kernels.pixel_shuffle_into.default, (made, *arguments, False), {}))
+    return True
+
+
+def _pixel_unshuffle(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool:
+    steps.add(Step(torch.ops.vsr_kernels.pixel_shuffle_into.default, (made, *arguments, True), {}))
+    return True
+
+
 def _copy(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool:
     steps.add(Step(torch.ops.aten.copy_.default, (made, arguments[0]), {}))
     return True
@@ -192,6 +202,8 @@ _LOWERINGS: dict[str, Callable[[Steps, tuple[Any, ...], Any], bool]] = {
     "vsr_kernels::residual_block": _residual_block,
     "vsr_kernels::sparse_residual_block": _sparse_residual_block,
     "vsr_kernels::flow_warp": _flow_warp,
+    "vsr_kernels::pixel_shuffle": _pixel_shuffle,
+    "vsr_kernels::pixel_unshuffle": _pixel_unshuffle,
     "aten::clone": _copy,
     "aten::_to_copy": _copy,
     "aten::new_zeros": _zeros,
