@@ -26,7 +26,7 @@ struct ConvCall {
   OptionalTensor residual = std::nullopt;      // as the output
   OptionalTensor out_channels = std::nullopt;  // (C_out,); needs a residual and r == 1
   bool exact = true;                           // CUDA: float32 is not rounded to TF32; CPU: no winograd4
-  OptionalTensor packed = std::nullopt;        // CUDA: what conv3x3_pack made of weight, bias and slope
+  OptionalTensor packed = std::nullopt;        // what conv3x3_pack made of weight, bias and slope
 
   int64_t c_in() const { return weight.size(1); }
   int64_t c_out() const { return weight.size(0); }

@@ -8,6 +8,7 @@ its result copied, which allocates.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -176,13 +177,8 @@ def _flow_warp(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool:
     return True
 
 
-def _pixel_shuffle(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool:
-    steps.add(Step(torch.ops.vsr_kernels.pixel_shuffle_into.default, (made, *arguments, False), {}))
-    return True
-
-
-def _pixel_unshuffle(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool:
-    steps.add(Step(torch.ops.vsr_kernels.pixel_shuffle_into.default, (made, *arguments, True), {}))
+def _pixel_shuffle(steps: Steps, arguments: tuple[Any, ...], made: Any, *, inverse: bool) -> bool:
+    steps.add(Step(torch.ops.vsr_kernels.pixel_shuffle_into.default, (made, *arguments, inverse), {}))
     return True
 
 
@@ -202,8 +198,8 @@ _LOWERINGS: dict[str, Callable[[Steps, tuple[Any, ...], Any], bool]] = {
     "vsr_kernels::residual_block": _residual_block,
     "vsr_kernels::sparse_residual_block": _sparse_residual_block,
     "vsr_kernels::flow_warp": _flow_warp,
-    "vsr_kernels::pixel_shuffle": _pixel_shuffle,
-    "vsr_kernels::pixel_unshuffle": _pixel_unshuffle,
+    "vsr_kernels::pixel_shuffle": partial(_pixel_shuffle, inverse=False),
+    "vsr_kernels::pixel_unshuffle": partial(_pixel_shuffle, inverse=True),
     "aten::clone": _copy,
     "aten::_to_copy": _copy,
     "aten::new_zeros": _zeros,
