@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+import torch
 from torch import Tensor, nn
 
 from ..ops import conv3x3, merge_rep_branches
 from ..types import RepBranch
 from .conv import Conv3x3
+
+#: Initial weights of the squeezing 1x1, relative to torch's own. With 1 a network of four blocks is over 1 dB behind after
+#: 600 steps (16 channels, x2, Adam at 1e-3).
+_SQUEEZE_GAIN = 0.1
 
 
 class _Branch(nn.Module):
@@ -17,6 +24,10 @@ class _Branch(nn.Module):
         self.conv3 = nn.Conv2d(in_channels, expanded, 3, 1, 1)
         self.bn = nn.BatchNorm2d(expanded)
         self.conv1 = nn.Conv2d(expanded, out_channels, 1)
+        # What a batch norm lets out has variance one, far more than a residual needs: a block starts near its identity.
+        with torch.no_grad():
+            self.conv1.weight.mul_(_SQUEEZE_GAIN)
+            nn.init.zeros_(cast(Tensor, self.conv1.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         wide = conv3x3(x, self.conv3.weight, self.conv3.bias)
