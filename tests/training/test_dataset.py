@@ -20,7 +20,7 @@ from vsr.data.degrade import DEGRADATIONS, Degradation, degrade_frame
 from vsr.errors import UserError
 from vsr.training.catalog import TrainingClip, find_clips
 from vsr.training.dataset import ClipDataset, ClipRequest, low_resolution
-from vsr.training.frames import CachedFrames, ImageFrames, cached
+from vsr.training.frames import CachedFrames, ImageFrames, cached_images, cached_video
 from vsr.training.sampler import MultigridSampler
 from vsr.training.schedule import MultigridSchedule, Stage
 
@@ -197,24 +197,24 @@ def test_batches_that_ranks_cannot_share() -> None:
 
 def test_a_video_is_decoded_once_and_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = video(tmp_path / "clip.mkv")
-    frames = cached(path, tmp_path / "cache")
+    frames = cached_video(path, tmp_path / "cache")
     assert frames.shape == (9, HEIGHT, WIDTH)
     for i in (0, 4, 8):
         assert np.array_equal(frames.read(i, 3, 5, 20, 30), picture(i)[3:23, 5:35])
     monkeypatch.setattr("vsr.training.frames.VideoReader", None)
-    assert np.array_equal(cached(path, tmp_path / "cache").read(8, 0, 0, 9, 9), picture(8)[:9, :9])
+    assert np.array_equal(cached_video(path, tmp_path / "cache").read(8, 0, 0, 9, 9), picture(8)[:9, :9])
 
 
 def test_a_changed_file_is_decoded_again(tmp_path: Path) -> None:
     path = video(tmp_path / "clip.mkv")
-    assert cached(path, tmp_path / "cache").shape[0] == 9
+    assert cached_video(path, tmp_path / "cache").shape[0] == 9
     video(path, count=5)
-    assert cached(path, tmp_path / "cache").shape[0] == 5
+    assert cached_video(path, tmp_path / "cache").shape[0] == 5
 
 
 def _decode_together(path: Path, root: Path, barrier: object, results: object) -> None:
     barrier.wait()  # type: ignore[attr-defined]
-    results.put((cached(path, root).shape, os.getpid()))  # type: ignore[attr-defined]
+    results.put((cached_video(path, root).shape, os.getpid()))  # type: ignore[attr-defined]
 
 
 def test_processes_that_start_together(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_damaged_video_leaves_nothing_behind(tmp_path: Path) -> None:
     del content[len(content) // 2 :]
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"clip\.mkv: "):
-        cached(path, tmp_path / "cache")
+        cached_video(path, tmp_path / "cache")
     assert [p for p in (tmp_path / "cache").iterdir() if p.suffix != ".lock"] == []
     skipped: list[str] = []
     folder(tmp_path / "good")
@@ -256,10 +256,10 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(UserError, match=r"cannot keep the frames of .*clip\.mkv in .*cache: No space left on device"):
-        cached(path, tmp_path / "cache")
+        cached_video(path, tmp_path / "cache")
     monkeypatch.undo()
     assert [p for p in (tmp_path / "cache").iterdir() if p.suffix != ".lock"] == []
-    assert cached(path, tmp_path / "cache").shape[0] == 9
+    assert cached_video(path, tmp_path / "cache").shape[0] == 9
 
 
 def test_frames_of_another_size(tmp_path: Path) -> None:
@@ -347,3 +347,29 @@ def test_bad_input(tmp_path: Path) -> None:
     pair = TrainingClip("a", clip.hr, ImageFrames("l", sorted(folder(tmp_path / "l", 6, 12, 16).iterdir())), 0, 6)
     with pytest.raises(UserError, match="low resolution for all of them or for none"):
         ClipDataset([clip, pair], scale=4, frames=3, crop=8)
+
+
+def test_images_are_decoded_once_and_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder(tmp_path / "clip")
+    images = ImageFrames("clip", sorted((tmp_path / "clip").iterdir()))
+    window = (2, 3, 5, 20, 30)
+    expected = images.read(*window)
+    kept = cached_images(images, tmp_path / "cache")
+    assert (kept.name, kept.shape) == (images.name, images.shape)
+    assert np.array_equal(kept.read(*window), expected)
+    monkeypatch.setattr(ImageFrames, "read", None)
+    found = find_clips(tmp_path / "clip", cache=tmp_path / "cache", keep_images=True)
+    assert np.array_equal(found[0].hr.read(*window), expected)
+
+
+def test_a_damaged_image_is_not_kept(tmp_path: Path) -> None:
+    folder(tmp_path / "clips/good")
+    folder(tmp_path / "clips/bad")
+    last = sorted((tmp_path / "clips/bad").iterdir())[-1]
+    last.write_bytes(last.read_bytes()[:60])
+    skipped: list[str] = []
+    clips = find_clips(tmp_path / "clips", cache=tmp_path / "cache", keep_images=True, on_skip=skipped.append)
+    assert [clip.name for clip in clips] == ["good"]
+    assert len(skipped) == 1
+    assert last.name in skipped[0]
+    assert len([p for p in (tmp_path / "cache").iterdir() if p.is_dir()]) == 1

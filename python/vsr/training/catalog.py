@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vsr.errors import UserError
 from vsr.inference.images import FrameFolder, is_image
-from vsr.training.frames import Frames, ImageFrames, cached
+from vsr.training.frames import Frames, ImageFrames, cached_images, cached_video
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".mpg", ".mpeg", ".webm", ".m4v", ".ts", ".y4m")
 
@@ -50,6 +50,7 @@ def find_clips(
     lr_root: Path | None = None,
     annotation: Path | None = None,
     cache: Path | None = None,
+    keep_images: bool = False,
     on_skip: Callable[[str], None] | None = None,
 ) -> list[TrainingClip]:
     """All clips under ``root``, in the order of their names.
@@ -64,7 +65,9 @@ def find_clips(
         lr_root: A folder with the same clips at low resolution under the same names; None to make it of the frames.
         annotation: A file with a clip (or one of its frames) at the start of each line, as BasicSR's and mmagic's
             ``meta_info`` and Vimeo-90K's lists have it; other clips are left out. None takes all.
-        cache: Where decoded videos are kept; see :func:`vsr.training.frames.cached`.
+        cache: Where decoded frames are kept; see :func:`vsr.training.frames.cached_video`.
+        keep_images: Whether folders of images are decoded once and kept there, too, three bytes a pixel: no whole file
+            is then decoded for a small crop.
         on_skip: Called with a sentence for every clip that cannot be read; it is left out. Without it the error is
             raised.
 
@@ -82,8 +85,8 @@ def find_clips(
     for place in places:
         name = place.name if place == top else place.relative_to(top).as_posix()
         try:
-            hr = _open(name, place, cache)
-            lr = None if lr_root is None else _open(name, lr_root / place.relative_to(top), cache)
+            hr = _open(name, place, cache, keep_images)
+            lr = None if lr_root is None else _open(name, lr_root / place.relative_to(top), cache, keep_images)
             clips.append(TrainingClip(name, hr, lr, 0, hr.shape[0]))
         except UserError as error:
             if on_skip is None:
@@ -107,14 +110,15 @@ def _places(top: Path) -> list[Path]:
     return sorted([*with_images, *(path for path in top.rglob("*") if _is_video(path))])
 
 
-def _open(name: str, place: Path, cache: Path | None) -> Frames:
+def _open(name: str, place: Path, cache: Path | None, keep_images: bool) -> Frames:
     if place.is_dir():
-        return ImageFrames(name, FrameFolder(place).files)
+        images = ImageFrames(name, FrameFolder(place).files)
+        return cached_images(images, cache) if keep_images else images
     if not place.exists():
         raise UserError(f"{place}: no such clip")
     if not _is_video(place):
         raise UserError(f"{place}: expected a folder of images or one of {', '.join(VIDEO_SUFFIXES)}")
-    return cached(place, cache)
+    return cached_video(place, cache)
 
 
 def _annotated(path: Path) -> list[str]:

@@ -103,6 +103,8 @@ class DataConfig(_Section):
         degradation: How LR is made of HR.
         mirror: Train on each clip followed by its reverse.
         flip: Flip, transpose and reverse at random.
+        keep_images: Decode folders of images once and keep the frames in the user's cache folder, three bytes a pixel;
+            videos always are.
         workers: Processes that read samples; 0 reads in the training process.
     """
 
@@ -111,6 +113,7 @@ class DataConfig(_Section):
     degradation: Literal["bicubic", "bd", "bd-duf"] = "bicubic"
     mirror: bool = False
     flip: bool = True
+    keep_images: bool = False
     workers: NotNegative = 4
 
 

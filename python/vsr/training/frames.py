@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -75,7 +75,7 @@ class ImageFrames:
 
 
 class CachedFrames:
-    """Frames of a folder that :func:`cached` wrote: they are mapped into memory, nothing is decoded.
+    """Frames of a folder that :func:`_cached` wrote: they are mapped into memory, nothing is decoded.
 
     An object can be sent to worker processes; each maps the file for itself.
     """
@@ -100,11 +100,8 @@ class CachedFrames:
 _FRAMES, _SHAPE = "frames.u8", "shape.json"
 
 
-def cached(path: Path, root: Path | None = None) -> CachedFrames:
-    """The frames of a video file, decoded at the first call and kept.
-
-    The cache knows a file by its path, size and time of change. Several processes may ask at once: one decodes, the
-    others wait. An entry appears whole or not at all.
+def cached_video(path: Path, root: Path | None = None) -> CachedFrames:
+    """The frames of a video file, decoded at the first call and kept; see :func:`_cached`.
 
     Args:
         path: A video that :class:`vsr.inference.VideoReader` can read; 10-bit samples are rounded to 8.
@@ -113,38 +110,73 @@ def cached(path: Path, root: Path | None = None) -> CachedFrames:
     Raises:
         UserError: The video is missing, damaged, or the cache cannot be written.
     """
+
+    def decode() -> Iterator[Pixels]:
+        with VideoReader(path) as reader:
+            for frame in reader:
+                yield frame.image if frame.image.dtype == np.uint8 else _to_8_bits(frame.image)
+
+    return _cached(path.name, [path], decode, root)
+
+
+def cached_images(images: ImageFrames, root: Path | None = None) -> CachedFrames:
+    """The frames of image files, decoded at the first call and kept; see :func:`_cached`.
+
+    Args:
+        images: The files.
+        root: As for :func:`cached_video`.
+
+    Raises:
+        UserError: A file is missing, damaged or of another size, or the cache cannot be written.
+    """
+    count, height, width = images.shape
+    whole = (0, 0, height, width)
+    return _cached(images.name, images.paths, lambda: (images.read(i, *whole) for i in range(count)), root)
+
+
+def _cached(
+    name: str, paths: Sequence[Path], decode: Callable[[], Iterator[Pixels]], root: Path | None
+) -> CachedFrames:
+    """The frames that ``decode`` makes of ``paths``.
+
+    The cache knows a file by its path, size and time of change. Several processes may ask at once: one decodes, the
+    others wait. An entry appears whole or not at all.
+    """
     root = cache_dir() / "training-frames" if root is None else root
-    try:
-        facts = path.stat()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    identity = f"{path.resolve()}\0{facts.st_size}\0{facts.st_mtime_ns}"
-    folder = root / hashlib.sha256(identity.encode()).hexdigest()[:20]
+    source = str(paths[0] if len(paths) == 1 else paths[0].parent)
+    folder = root / hashlib.sha256("\0".join(map(_identity, paths)).encode()).hexdigest()[:20]
     if not (folder / _SHAPE).is_file():
         try:
             root.mkdir(parents=True, exist_ok=True)
             with _lock(root / f"{folder.name}.lock"):
                 if not (folder / _SHAPE).is_file():
-                    _decode(path, folder)
+                    _keep(source, decode(), folder)
         except OSError as error:
-            raise UserError(f"cannot keep the frames of {path} in {root}: {error.strerror or error}") from error
-    return CachedFrames(path.name, folder)
+            raise UserError(f"cannot keep the frames of {source} in {root}: {error.strerror or error}") from error
+    return CachedFrames(name, folder)
 
 
-def _decode(path: Path, folder: Path) -> None:
+def _identity(path: Path) -> str:
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    return f"{path.resolve()}\0{facts.st_size}\0{facts.st_mtime_ns}"
+
+
+def _keep(source: str, frames: Iterator[Pixels], folder: Path) -> None:
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".decoding-"))
     try:
         shape: tuple[int, ...] = ()
         count = 0
-        with VideoReader(path) as reader, (scratch / _FRAMES).open("wb") as out:
-            for frame in reader:
-                image = frame.image if frame.image.dtype == np.uint8 else _to_8_bits(frame.image)
+        with (scratch / _FRAMES).open("wb") as out:
+            for image in frames:
                 if shape and image.shape != shape:
-                    raise UserError(f"{path}: expected frames of one size, got {shape} and {image.shape}")
+                    raise UserError(f"{source}: expected frames of one size, got {shape} and {image.shape}")
                 shape = image.shape
                 out.write(image.tobytes())
                 count += 1
-        (scratch / _SHAPE).write_text(json.dumps({"shape": [count, *shape[:2]], "source": str(path)}))
+        (scratch / _SHAPE).write_text(json.dumps({"shape": [count, *shape[:2]], "source": source}))
         scratch.replace(folder)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)

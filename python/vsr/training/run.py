@@ -18,7 +18,11 @@ from vsr.training.trainer import Progress, Trainer
 
 
 def open_clips(
-    places: Sequence[ClipsConfig], *, cache: Path | None = None, on_skip: Callable[[str], None] | None = None
+    places: Sequence[ClipsConfig],
+    *,
+    cache: Path | None = None,
+    keep_images: bool = False,
+    on_skip: Callable[[str], None] | None = None,
 ) -> list[TrainingClip]:
     """The clips of a configuration, numbered where their names would be the same.
 
@@ -29,7 +33,14 @@ def open_clips(
     for place in places:
         name = place.root.removeprefix("clip:")
         root = Path(place.root).expanduser() if name == place.root else fetch_clip(name)
-        found = find_clips(root, lr_root=place.lr_root, annotation=place.annotation, cache=cache, on_skip=on_skip)
+        found = find_clips(
+            root,
+            lr_root=place.lr_root,
+            annotation=place.annotation,
+            cache=cache,
+            keep_images=keep_images,
+            on_skip=on_skip,
+        )
         found = _chosen(found, place)
         if place.frames is not None:
             first, last = place.frames
@@ -80,7 +91,8 @@ def train(
         UserError: See :class:`Trainer` and :meth:`Trainer.run`.
     """
     with join_group(device) as group:
-        clips = open_clips(config.data.train, on_skip=on_skip)
+        kept = config.data.keep_images
+        clips = open_clips(config.data.train, keep_images=kept, on_skip=on_skip)
         validation = open_clips(config.data.validation, on_skip=on_skip) if group.leads else []
         trainer = Trainer(config, clips, validation, folder, group)
         trainer.run(on_step if group.leads else None)

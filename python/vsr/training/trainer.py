@@ -393,7 +393,14 @@ def _groups(model: Upscaler, config: OptimizerConfig) -> list[dict[str, Any]]:
 
 
 #: Settings that do not change what a run computes.
-_FREE = {("data", "workers"), ("validate_every",), ("save_every",), ("compile",), ("data", "validation")}
+_FREE = {
+    ("data", "workers"),
+    ("validate_every",),
+    ("save_every",),
+    ("compile",),
+    ("data", "validation"),
+    ("data", "keep_images"),
+}
 
 
 def _check_same(old: dict[str, Any], new: dict[str, Any], folder: Path, path: tuple[str, ...] = ()) -> None:
