@@ -11,8 +11,8 @@ from ..ops import conv3x3, merge_rep_branches
 from ..types import RepBranch
 from .conv import Conv3x3
 
-#: Initial weights of the squeezing 1x1, relative to torch's own. With 1 a network of four blocks is over 1 dB behind after
-#: 600 steps (16 channels, x2, Adam at 1e-3).
+#: Initial weights of the squeezing 1x1, relative to torch's own. With 1 a network of four blocks is over 1 dB behind
+#: after 600 steps (16 channels, x2, Adam at 1e-3).
 _SQUEEZE_GAIN = 0.1
 
 
