@@ -280,6 +280,12 @@ def test_damaged(tmp_path: Path) -> None:
         load_model(_write(tmp_path / "net.pth", pickle.dumps({"a": 1}, protocol=4)))
 
 
+def test_others_may_read_what_is_saved(tmp_path: Path) -> None:
+    save_model(SRVGGNet(8, 1, 2), tmp_path / "net.safetensors")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "net.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", struct.pack("<Q", 1 << 40) + b"{}"])
 def test_no_safetensors(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"net\.safetensors: no safetensors file, or damaged"):

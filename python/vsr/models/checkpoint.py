@@ -97,7 +97,9 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     try:
         dense = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         with writing(path):
+            mode = pending.temporary.stat().st_mode
             save_file(dense, pending.temporary, dict(metadata))
+            pending.temporary.chmod(mode)  # save_file leaves a file that only its owner can read
         pending.commit()
     except SafetensorError as error:
         raise UserError(f"{path}: cannot be written: {error}") from error
