@@ -1,0 +1,115 @@
+"""Takes finished training runs into the package: the weights, each with a card that says how and how good.
+
+    vsr data prepare datasets/clips
+    python benchmarks/model_cards.py runs/repsr-m4c16-x2 ... [--clips datasets/clips] [--into FOLDER]
+
+A run's folder is called as its weights shall be. Scores are of whole clips that no training and no choice has seen
+(``test`` of the small sets), PSNR and SSIM of the luma, borders included, against bicubic enlargement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vsr.metrics.evaluation import Clip, ClipResult, FrameRange, bicubic_method, evaluate_methods, model_method
+from vsr.metrics.protocol import Protocol
+from vsr.models import load_model
+from vsr.models.base import Upscaler
+from vsr.training.catalog import TrainingClip
+from vsr.training.config import ClipsConfig
+from vsr.training.run import open_clips
+from vsr.training.state import read_state
+from vsr.training.trainer import FINAL, STATE
+
+_SHIPPED = Path(__file__).parents[1] / "python/vsr/models/shipped"
+#: Too small for its quarter to be worth enlarging.
+_LEAST_SIDE = 200
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--clips", default="datasets/clips", help="what `vsr data prepare` wrote")
+    parser.add_argument("--into", type=Path, default=_SHIPPED)
+    args = parser.parse_args()
+    args.into.mkdir(parents=True, exist_ok=True)
+    for run in args.runs:
+        config = json.loads(read_state(run / STATE)["config"])
+        model = load_model(run / FINAL)
+        clips = open_clips([ClipsConfig(root=f"{args.clips}/test")])
+        clips = [clip for clip in clips if model.scale < 4 or min(clip.hr.shape[1:]) >= _LEAST_SIDE]
+        scores = {clip.name: score(clip, model, config["data"]["degradation"]) for clip in clips}
+        shutil.copyfile(run / FINAL, args.into / f"{run.name}.safetensors")
+        text = card(run.name, model, config, scores, Path(args.clips))
+        (args.into / f"{run.name}.md").write_text(text)
+        print(text, flush=True)
+
+
+def score(clip: TrainingClip, model: Upscaler, degradation: Any) -> dict[str, ClipResult]:
+    """Of bicubic enlargement and of the network, over the whole clip at once."""
+
+    def frames() -> Iterator[Tensor]:
+        _, height, width = clip.hr.shape
+        for i in range(clip.first, clip.first + clip.count):
+            yield torch.tensor(clip.hr.read(i, 0, 0, height, width))
+
+    return evaluate_methods(
+        Clip(clip.name, clip.name, frames),
+        {"bicubic": bicubic_method(model.scale), "network": model_method(model)},
+        scale=model.scale,
+        degradation=degradation,
+        protocol=Protocol(),
+        wanted=FrameRange(),
+    )
+
+
+def card(
+    name: str, model: Upscaler, config: dict[str, Any], scores: dict[str, dict[str, ClipResult]], clips: Path
+) -> str:
+    """The card's Markdown."""
+    preset = "basicvsr-small" if model.recurrent else f"repsr-x{model.scale}"
+    shape = config["model"]
+    settings = "" if model.recurrent else f" model.num_block={shape['num_block']} model.num_feat={shape['num_feat']}"
+    schedule = config["schedule"]
+    stages = ", ".join(f"{stage['crop']}x{stage['crop']}" for stage in schedule["stages"])
+    clip_length = f"clips of up to {schedule['frames']} frames, " if model.recurrent else ""
+    manifest = json.loads((clips / "manifest.json").read_text())
+    sources = sorted({(e["source"], e["licence"]) for key, e in manifest.items() if key.startswith("train/")})
+    lines = [
+        f"# {name}",
+        "",
+        f"{type(model).__name__}, {json.dumps(model.config)[1:-1]}; "
+        f"{sum(p.numel() for p in model.parameters()):,} parameters. Apache-2.0.",
+        "",
+        "```",
+        "vsr data prepare datasets/clips",
+        f"vsr train {preset}{settings} seed={config['seed']} --out runs/{name}",
+        "```",
+        "",
+        f"{schedule['iterations']} iterations, batch {schedule['batch']}, {clip_length}LR crops {stages}, "
+        f"{config['dtype']}; LR by MATLAB's bicubic, in 8 bits.",
+        "",
+        "Trained on " + "; ".join(f"{source} ({licence})" for source, licence in sources) + ".",
+        "",
+        "| held-out clip | bicubic | this network | gain |",
+        "| --- | --- | --- | --- |",
+    ]
+    for clip, results in scores.items():
+        before, after = results["bicubic"].score, results["network"].score
+        lines.append(
+            f"| {clip} | {before.psnr:.2f} dB, {before.ssim:.4f} | {after.psnr:.2f} dB, {after.ssim:.4f} "
+            f"| {after.psnr - before.psnr:+.2f} dB |"
+        )
+    return "\n".join([*lines, "", "PSNR and SSIM of the luma over whole clips, borders included.", ""])
+
+
+if __name__ == "__main__":
+    main()
