@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from vsr.training.config import ClipsConfig, TrainConfig, find_config, read_conf
 from vsr.training.run import open_clips, train
 from vsr.training.trainer import FINAL
 from vsr.training.validation import validate
+from vsr_kernels import use_backend
 
 _RESULT = "result.json"
 
@@ -42,7 +44,15 @@ class Run:
         return sum(self.psnr.values()) / len(self.psnr)
 
 
-def run(name: str, preset: str, settings: Sequence[str], held_out: Sequence[ClipsConfig], folder: Path) -> Run:
+def run(
+    name: str,
+    preset: str,
+    settings: Sequence[str],
+    held_out: Sequence[ClipsConfig],
+    folder: Path,
+    *,
+    backend: str | None = None,
+) -> Run:
     """Train, or read what an earlier call found.
 
     Args:
@@ -51,6 +61,7 @@ def run(name: str, preset: str, settings: Sequence[str], held_out: Sequence[Clip
         settings: What differs from it, ``key=value``.
         held_out: Clips to score.
         folder: Holds all runs; a run that was cut off begins anew, so that its time is its own.
+        backend: Trains on these operators; None for the package's choice.
 
     Raises:
         ValueError: The folder holds a run of that name with another configuration.
@@ -68,7 +79,8 @@ def run(name: str, preset: str, settings: Sequence[str], held_out: Sequence[Clip
             raise ValueError(f"{place}: holds a run with another configuration: give another folder")
         return Run(**known)
     shutil.rmtree(place, ignore_errors=True)
-    made = _train(config, held_out, place)
+    with nullcontext() if backend is None else use_backend(backend):
+        made = _train(config, held_out, place)
     result.write_text(json.dumps({"facts": facts, **asdict(made)}, indent=1))
     return made
 
