@@ -71,6 +71,7 @@ def test_overrides(small: Path) -> None:
         ("=3", r"=3: expected key=value"),
         ("seed.x=3", r"seed\.x=3: seed is not a section|seed: should be a valid integer"),
         ("seed=[", r"seed=\[: the value is not YAML"),
+        ("model={kind: basicvsr, switch: 0.5}", r"model: switch: has a meaning with rep: true only"),
     ],
 )
 def test_wrong_settings(small: Path, override: str, message: str) -> None:

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsr.models import load_model, save_model
+from vsr.models import BasicVSR, load_model, save_model
 from vsr.training.blocks import BLOCKS, ECB, RepVGGBlock, SESRBlock
-from vsr.training.repsr import RepSRTraining, batch_norms, recomputed_statistics
+from vsr.training.repsr import RepBasicVSR, RepResidualBlock, RepSRTraining, batch_norms, recomputed_statistics
+from vsr_kernels.nn import RepConv3x3
 
 SIZES = [(1, 1), (2, 3), (9, 8)]
 
@@ -128,9 +129,65 @@ def test_population_phase_trains_the_merged_kernel() -> None:
     assert all(p.grad is not None for p in net.parameters())
     again = RepSRTraining(2, 4, 2).double()
     again.load_state_dict(net.state_dict())
-    assert not again.train().blocks.training  # the phase is part of a checkpoint
+    assert not any(block.training for block in again.train().branched())  # the phase is part of a checkpoint
     net.use_population(freeze_affine=True)
     assert {p.requires_grad for norm in batch_norms(net) for p in norm.parameters()} == {False}
+
+
+def rep_by_hand(conv: RepConv3x3, x: Tensor) -> Tensor:
+    y = x if conv.identity else torch.zeros_like(x)
+    for branch in conv.branches:
+        y = y + branch.conv1(branch.bn(F.conv2d(x, branch.conv3.weight, branch.conv3.bias, padding=1)))
+    return y
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_residual_block_of_branches(size: tuple[int, int]) -> None:
+    block = settle(RepResidualBlock(5))
+    assert isinstance(block, RepResidualBlock)
+    x = image(5, size)
+    for mode in (True, False):
+        peer = copy.deepcopy(block.train(mode))
+        expected = x + rep_by_hand(peer.conv2, F.relu(rep_by_hand(peer.conv1, x)))
+        torch.testing.assert_close(block(x), expected)
+    block.zero_grad()
+    block(x).square().sum().backward()
+    peer.zero_grad()
+    expected.square().sum().backward()
+    for (key, ours), theirs in zip(block.named_parameters(), peer.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_a_chain_of_residual_blocks_starts_close_to_the_identity() -> None:
+    chain = nn.Sequential(*(RepResidualBlock(16) for _ in range(30)))
+    x = torch.rand(2, 16, 12, 12)
+    assert 0.5 < float(chain(x).detach().std() / x.std()) < 3
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_merged_basicvsr(tmp_path: Path, bidirectional: bool) -> None:
+    """Float64, in both phases of training, and as a file that any BasicVSR is read from."""
+    net = RepBasicVSR(4, 2, scale=2, bidirectional=bidirectional, num_hr_feat=4)
+    settle(net.forward_trunk)
+    settle(net)
+    clip = image(3, (5, 7)).view(1, 2, 3, 5, 7).sigmoid()
+    batch = net.train()(clip)
+    merged = net.merged()
+    assert type(merged) is BasicVSR
+    expected = merged(clip)
+    torch.testing.assert_close(net.eval()(clip), expected)
+    assert not torch.allclose(batch, expected)
+    net.use_population()
+    found = net.train()(clip)
+    torch.testing.assert_close(found, expected)
+    found.square().sum().backward()
+    still = {name for name, p in net.named_parameters() if p.grad is None}
+    assert not still
+    merged.zero_grad()
+    merged(clip).square().sum().backward()
+    torch.testing.assert_close(net.conv_hr.weight.grad, merged.conv_hr.weight.grad)
+    save_model(merged.float(), tmp_path / "net.safetensors")
+    assert torch.equal(load_model(tmp_path / "net.safetensors")(clip.float()), merged(clip.float()))
 
 
 def test_recomputed_statistics_are_plain_averages() -> None:

@@ -24,7 +24,8 @@ from vsr.models import load_model
 from vsr.training.config import TrainConfig
 from vsr.training.dataset import low_resolution
 from vsr.training.distributed import Group
-from vsr.training.repsr import RepSRTraining, batch_norms
+from vsr.training.merge import merged_network
+from vsr.training.repsr import Reparameterised, batch_norms
 from vsr.training.run import open_clips, train
 from vsr.training.state import read_state, write_state
 from vsr.training.trainer import MAX_BAD_STEPS, Progress, Trainer, reconstruction_loss
@@ -113,10 +114,21 @@ def test_it_learns(clips: Path, tmp_path: Path) -> None:
 REPSR = {"model": {"kind": "repsr", "scale": 2, "num_feat": 4, "num_block": 2, "switch": 0.5, "statistics_batches": 3}}
 
 
-def test_repsr_switches_and_merges(clips: Path, tmp_path: Path) -> None:
-    made = config(clips, **REPSR)
+SWITCHING = {"switch": 0.5, "statistics_batches": 3}
+REP_RECURRENT = {"model": RECURRENT["model"] | SWITCHING | {"rep": True}}
+
+
+@pytest.mark.parametrize(
+    ("model", "plain", "clip"),
+    [(REPSR, "SRVGGNet", (1, 3, 7, 9)), (REP_RECURRENT, "BasicVSR", (1, 2, 3, 7, 9))],
+    ids=["repsr", "basicvsr"],
+)
+def test_branches_switch_and_merge(
+    clips: Path, tmp_path: Path, model: dict[str, Any], plain: str, clip: tuple[int, ...]
+) -> None:
+    made = config(clips, **model)
     trainer = Trainer(made, open_clips(made.data.train), open_clips(made.data.validation), tmp_path / "run", ALONE)
-    assert isinstance(trainer.model, RepSRTraining)
+    assert isinstance(trainer.model, Reparameterised)
     phases: list[bool] = []
     statistics: list[torch.Tensor] = []
 
@@ -129,9 +141,10 @@ def test_repsr_switches_and_merges(clips: Path, tmp_path: Path) -> None:
     assert not torch.equal(statistics[5], statistics[6])
     assert all(torch.equal(s, statistics[6]) for s in statistics[6:])
     final = load_model(tmp_path / "run" / "final.safetensors")
-    assert type(final).__name__ == "SRVGGNet"
-    x = torch.rand(1, 3, 7, 9)
+    assert type(final).__name__ == plain
+    x = torch.rand(clip)
     torch.testing.assert_close(final(x), trainer.average.eval()(x), rtol=1e-4, atol=1e-5)
+    assert torch.equal(merged_network(tmp_path / "run")(x), final(x))
 
 
 def test_first_step_is_adams(clips: Path, tmp_path: Path) -> None:
@@ -154,7 +167,7 @@ def test_first_step_is_adams(clips: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(ours.double(), expected, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("model", [{}, RECURRENT, REPSR], ids=["srvgg", "basicvsr", "repsr"])
+@pytest.mark.parametrize("model", [{}, REP_RECURRENT, REPSR], ids=["srvgg", "basicvsr", "repsr"])
 def test_a_resumed_run_is_the_same(clips: Path, tmp_path: Path, model: dict[str, Any]) -> None:
     """A run that stops anywhere and is continued by another trainer ends bitwise where the whole run does."""
     made = config(clips, **model)
@@ -176,11 +189,9 @@ def test_a_resumed_run_is_the_same(clips: Path, tmp_path: Path, model: dict[str,
 
 PROGRAM = """
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 import torch
 from vsr.training.config import TrainConfig
-from vsr.training.repsr import RepSRTraining, batch_norms
 from vsr.training.run import train
 torch.set_num_threads(1)
 train(TrainConfig.model_validate_json(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), device=torch.device("cpu"))
@@ -311,6 +322,15 @@ def test_a_folder_with_another_run(clips: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         run(config(clips, schedule__lr=2e-3), tmp_path / "run")
     assert run(config(clips, validate_every=7), tmp_path / "run") == []  # what does not matter may change; it was done
+    state = read_state(tmp_path / "run" / "state.pt")
+    settings = json.loads(state["config"])
+    del settings["accumulate"]  # as a version wrote it that did not have it
+    write_state(tmp_path / "run" / "state.pt", state | {"config": json.dumps(settings)})
+    assert run(config(clips), tmp_path / "run") == []
+    settings["speed"] = 3
+    write_state(tmp_path / "run" / "state.pt", state | {"config": json.dumps(settings)})
+    with pytest.raises(UserError, match=r"accumulate was None and is now 1|speed was 3 and is now None"):
+        run(config(clips), tmp_path / "run")
 
 
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:

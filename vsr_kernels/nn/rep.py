@@ -60,11 +60,14 @@ class RepConv3x3(nn.Module):
         in_channels, out_channels: C_in, C_out; the identity exists where they are equal.
         expansion: width of a branch over C_out.
         branches: number of branches.
+        identity: whether the identity exists at all; without it where something around the block already has one.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, expansion: int = 2, branches: int = 2) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, expansion: int = 2, branches: int = 2, identity: bool = True
+    ) -> None:
         super().__init__()
-        self.identity = in_channels == out_channels
+        self.identity = identity and in_channels == out_channels
         self.branches = nn.ModuleList(
             _Branch(in_channels, out_channels, expansion * out_channels) for _ in range(branches)
         )

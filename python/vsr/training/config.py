@@ -21,11 +21,27 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class BasicVSRConfig(_Section):
+class SwitchConfig(_Section):
+    """How a network with blocks of branches ends its training: on its merged kernels.
+
+    Attributes:
+        switch: Share of the run's samples after which batch norms use population statistics.
+        statistics_batches: Batches from which those are computed at the switch.
+        freeze_affine: Whether the batch norms' scales and shifts stand still from then on.
+    """
+
+    switch: Annotated[float, Field(gt=0, le=1)] = 0.8
+    statistics_batches: Positive = 50
+    freeze_affine: bool = False
+
+
+class BasicVSRConfig(SwitchConfig):
     """A :class:`vsr.models.BasicVSR`.
 
     Attributes:
         spynet: Weights of the optical flow network: a name or file for :func:`vsr.models.load_spynet`; None for random.
+        rep: Whether RepSR blocks stand in the trunks while it trains
+            (:class:`vsr.training.repsr.RepBasicVSR`); what is saved is merged, and plain.
     """
 
     kind: Literal["basicvsr"]
@@ -35,6 +51,14 @@ class BasicVSRConfig(_Section):
     bidirectional: bool = True
     num_hr_feat: Positive = 64
     spynet: str | None = "basicvsr-vimeo-bi"
+    rep: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> BasicVSRConfig:
+        for name, field in SwitchConfig.model_fields.items():
+            if not self.rep and getattr(self, name) != field.default:
+                raise ValueError(f"{name}: has a meaning with rep: true only")
+        return self
 
 
 class SRVGGConfig(_Section):
@@ -47,15 +71,12 @@ class SRVGGConfig(_Section):
     activation: Literal["prelu", "relu", "leakyrelu"] = "prelu"
 
 
-class RepSRConfig(_Section):
+class RepSRConfig(SwitchConfig):
     """A :class:`vsr.training.repsr.RepSRTraining`; what is saved is the merged network.
 
     Attributes:
         num_block, num_feat: M4C16 is 4 blocks of 16 channels.
         block: ``repsr``, or one of those it is compared with.
-        switch: Share of the run's samples after which batch norms use population statistics.
-        statistics_batches: Batches from which those are computed at the switch.
-        freeze_affine: Whether the batch norms' scales and shifts stand still from then on.
     """
 
     kind: Literal["repsr"]
@@ -63,9 +84,6 @@ class RepSRConfig(_Section):
     num_feat: Positive = 16
     num_block: Positive = 4
     block: Literal["repsr", "plain", "ecb", "repvgg", "sesr"] = "repsr"
-    switch: Annotated[float, Field(gt=0, le=1)] = 0.8
-    statistics_batches: Positive = 50
-    freeze_affine: bool = False
 
 
 ModelConfig = BasicVSRConfig | SRVGGConfig | RepSRConfig

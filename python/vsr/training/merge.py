@@ -1,15 +1,14 @@
-"""The network that runs, out of whatever a RepSR training run left."""
+"""The network that runs, out of whatever a training run with RepSR blocks left."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 from vsr.errors import UserError
 from vsr.models import load_model
 from vsr.models.base import Upscaler
-from vsr.training.config import RepSRConfig, TrainConfig
-from vsr.training.repsr import RepSRTraining
+from vsr.training.config import BasicVSRConfig, TrainConfig
+from vsr.training.repsr import Reparameterised
 from vsr.training.state import read_state
 from vsr.training.trainer import FINAL, STATE, build_model
 
@@ -32,8 +31,10 @@ def merged_network(path: Path) -> Upscaler:
         return load_model(path)
     state = read_state(path)
     config = TrainConfig.model_validate_json(state["config"]).model
-    if not isinstance(config, RepSRConfig):
+    if isinstance(config, BasicVSRConfig):
+        config = config.model_copy(update={"spynet": None})  # the state holds its weights
+    model = build_model(config)
+    if not isinstance(model, Reparameterised):
         raise UserError(f"{path}: nothing to merge in the state of a {config.kind} network; use {FINAL} beside it")
-    model = cast(RepSRTraining, build_model(config))
     model.load_state_dict(state["average"])
     return model.merged()

@@ -11,13 +11,14 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -27,10 +28,16 @@ from vsr.files import PendingFile
 from vsr.models import BasicVSR, SRVGGNet, load_spynet, save_model
 from vsr.models.base import Upscaler
 from vsr.training.catalog import TrainingClip
-from vsr.training.config import ModelConfig, OptimizerConfig, RepSRConfig, SRVGGConfig, TrainConfig
+from vsr.training.config import ModelConfig, OptimizerConfig, RepSRConfig, SRVGGConfig, SwitchConfig, TrainConfig
 from vsr.training.dataset import ClipDataset, ClipRequest, Sample, low_resolution
 from vsr.training.distributed import Group
-from vsr.training.repsr import RepSRTraining, recomputed_statistics, synchronise_batch_norms
+from vsr.training.repsr import (
+    Reparameterised,
+    RepBasicVSR,
+    RepSRTraining,
+    recomputed_statistics,
+    synchronise_batch_norms,
+)
 from vsr.training.sampler import MultigridSampler
 from vsr.training.schedule import Step
 from vsr.training.state import read_state, write_state
@@ -70,7 +77,7 @@ def build_model(config: ModelConfig) -> Upscaler:
         return RepSRTraining(config.num_block, config.num_feat, config.scale, config.block)
     if isinstance(config, SRVGGConfig):
         return SRVGGNet(config.num_feat, config.num_conv, config.scale, config.activation)
-    model = BasicVSR(
+    model = (RepBasicVSR if config.rep else BasicVSR)(
         config.num_feat,
         config.num_block,
         scale=config.scale,
@@ -250,21 +257,22 @@ class Trainer:
         return hr if self.model.recurrent else hr.flatten(0, 1)
 
     def _switch_if_due(self, step: Step) -> None:
-        """RepSR's late switch to population statistics, which are computed anew for it."""
+        """The late switch to population statistics, which are computed anew for it."""
         model, config = self.model, self.config.model
-        if not (isinstance(model, RepSRTraining) and isinstance(config, RepSRConfig)) or model.population:
+        if not isinstance(model, Reparameterised) or model.population:
             return
+        assert isinstance(config, SwitchConfig)
         if step.first_sample < config.switch * self.config.schedule.samples:
             return
         with torch.no_grad(), recomputed_statistics(model):
             for number in range(config.statistics_batches):
                 self._forward(model, self._statistics_batch(number, step))
-        self._count_with_population(model, config)
+        self._count_with_population(model)
         self._network = None  # other parameters may have a gradient now
 
-    def _count_with_population(self, model: RepSRTraining, config: RepSRConfig) -> None:
-        model.use_population(freeze_affine=config.freeze_affine)
-        average = cast(RepSRTraining, self.average)
+    def _count_with_population(self, model: Reparameterised) -> None:
+        model.use_population(freeze_affine=cast(SwitchConfig, self.config.model).freeze_affine)
+        average = cast(Reparameterised, self.average)
         average.use_population()
         average.requires_grad_(False)
 
@@ -318,7 +326,7 @@ class Trainer:
 
     def _shipped(self) -> Upscaler:
         """The network that users get: the averaged weights, merged where there is something to merge."""
-        return self.average.merged() if isinstance(self.average, RepSRTraining) else self.average
+        return self.average.merged() if isinstance(self.average, Reparameterised) else self.average
 
     # What is kept -----------------------------------------------------------------------------------------------------
 
@@ -354,13 +362,16 @@ class Trainer:
 
     def _resume(self, path: Path) -> None:
         state = read_state(path)
-        _check_same(json.loads(state["config"]), self.config.model_dump(mode="json"), self.folder)
+        old = json.loads(state["config"])
+        with suppress(ValidationError):  # else the comparison says what this version does not know
+            # Settings that came later have their defaults.
+            old = TrainConfig.model_validate(old).model_dump(mode="json")
+        _check_same(old, self.config.model_dump(mode="json"), self.folder)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        model, config = self.model, self.config.model
-        if isinstance(model, RepSRTraining) and isinstance(config, RepSRConfig) and model.population:
-            self._count_with_population(model, config)
+        if isinstance(self.model, Reparameterised) and self.model.population:
+            self._count_with_population(self.model)
         self._parts = _Parts(state["iteration"], state["best"], state["bad_steps"])
         self._forget_lost_steps()
 
