@@ -30,6 +30,9 @@ def train(
     plan: Annotated[bool, typer.Option("--plan", help="Only show the schedule and its predicted cost.")] = False,
     plot: Annotated[Path | None, typer.Option(help="With --plan: draw it, too (png, svg, pdf).")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Log curves and pictures for TensorBoard into the folder.")
+    ] = False,
 ) -> None:
     """Train a network from small shapes to large ones (multigrid), or with one shape.
 
@@ -57,8 +60,12 @@ def train(
 
     folder = out or Path("runs") / path.stem
     where = None if device == "auto" else choose_device(device)
+
+    def skipped(text: str) -> None:
+        typer.echo(f"left out: {text}", err=True)
+
     with _reporting() as on_step:
-        run(made, folder, device=where, on_step=on_step, on_skip=lambda text: typer.echo(f"left out: {text}", err=True))
+        run(made, folder, device=where, on_step=on_step, on_skip=skipped, tensorboard=tensorboard)
     typer.echo(f"{folder / FINAL}")
 
 

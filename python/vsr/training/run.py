@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 from vsr.data.clips import fetch_clip
 from vsr.errors import UserError
+from vsr.training.board import Board, summary_writer
 from vsr.training.catalog import TrainingClip, find_clips
 from vsr.training.config import ClipsConfig, TrainConfig
 from vsr.training.distributed import join_group
@@ -74,6 +76,7 @@ def train(
     device: torch.device | None = None,
     on_step: Callable[[Progress], None] | None = None,
     on_skip: Callable[[str], None] | None = None,
+    tensorboard: bool = False,
 ) -> None:
     """Train as configured, in every process that ``torchrun`` started, or alone.
 
@@ -86,13 +89,25 @@ def train(
         device: Where to compute; None for this rank's GPU, or the CPU where there is none.
         on_step: Called after every step, in the first process only.
         on_skip: Called with a sentence for every clip that cannot be read and is left out.
+        tensorboard: Log curves and pictures into ``tensorboard`` in the folder, see :class:`Board`.
 
     Raises:
-        UserError: See :class:`Trainer` and :meth:`Trainer.run`.
+        UserError: See :class:`Trainer`, :meth:`Trainer.run` and :class:`Board`.
     """
-    with join_group(device) as group:
+    if tensorboard:
+        summary_writer()  # its absence shows before anything takes time
+    with ExitStack() as stack:
+        group = stack.enter_context(join_group(device))
         kept = config.data.keep_images
         clips = open_clips(config.data.train, keep_images=kept, on_skip=on_skip)
         validation = open_clips(config.data.validation, on_skip=on_skip) if group.leads else []
         trainer = Trainer(config, clips, validation, folder, group)
-        trainer.run(on_step if group.leads else None)
+        listeners = [on_step] if on_step is not None else []
+        if tensorboard and group.leads:
+            listeners.append(stack.enter_context(Board(folder / "tensorboard", trainer.iteration)).show)
+
+        def tell(progress: Progress) -> None:
+            for listener in listeners:
+                listener(progress)
+
+        trainer.run(tell if group.leads else None)

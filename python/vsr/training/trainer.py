@@ -60,6 +60,7 @@ class Progress(NamedTuple):
         loss: Mean over all ranks; NaN where the step was left out.
         share: Of the run's predicted cost that is done.
         seconds: Since this process began.
+        took: Seconds of this step alone, waiting for its samples among them, validation and checkpoints not.
         scores: Of the validation after this step, by clip; empty where there was none.
     """
 
@@ -68,6 +69,7 @@ class Progress(NamedTuple):
     loss: float
     share: float
     seconds: float
+    took: float
     scores: dict[str, Score]
 
 
@@ -179,18 +181,21 @@ class Trainer:
         begin = time.monotonic()
         schedule = self.config.schedule
         with ExitStack() as stack:
+            ready = time.monotonic()
             for batch, step in zip(self._batches(stack), schedule.steps(self.iteration), strict=True):
                 loss = self._step(batch, step)
+                took = time.monotonic() - ready
                 self._parts.iteration += 1
                 scores = self._validate() if self._due(self.config.validate_every) else {}
                 if self._due(self.config.save_every) or scores:
                     self._save()
                 share = schedule.cost_before(self.iteration) / schedule.cost
                 seconds = time.monotonic() - begin
-                progress = Progress(self.iteration - 1, step, loss, share, seconds, scores)
+                progress = Progress(self.iteration - 1, step, loss, share, seconds, took, scores)
                 self._log(progress)
                 if on_step is not None:
                     on_step(progress)
+                ready = time.monotonic()
         if self.group.leads:
             save_model(self._shipped(), self.folder / FINAL)
 
@@ -390,7 +395,8 @@ class Trainer:
         if not self.group.leads:
             return
         line: dict[str, Any] = {"iteration": progress.iteration, **progress.step._asdict(), "loss": progress.loss}
-        line |= {f"psnr/{name}": score.psnr for name, score in progress.scores.items()}
+        for name, score in progress.scores.items():
+            line |= {f"psnr/{name}": score.psnr, f"ssim/{name}": score.ssim}
         with (self.folder / LOG).open("a") as log:
             log.write(json.dumps(line) + "\n")
 

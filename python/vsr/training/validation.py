@@ -9,17 +9,25 @@ import torch
 from torch import Tensor
 
 from vsr.data.degrade import Degradation, bicubic_upscale_frame, degrade_frame, mod_crop
-from vsr.metrics import average_psnr, psnr_y
+from vsr.metrics import average_psnr, psnr_y, ssim_y
 from vsr.models.base import Upscaler
 from vsr.training.catalog import TrainingClip
 from vsr.training.frames import Frames
 
 
 class Score(NamedTuple):
-    """PSNR of the luma in decibels, borders included: of the network, and of bicubic enlargement."""
+    """How well a clip was enlarged, measured on the luma, borders included.
+
+    Attributes:
+        psnr, ssim: Means over the frames; PSNR in decibels.
+        bicubic: PSNR of bicubic enlargement.
+        picture: The middle frame, (H, 3 * W, 3) uint8 RGB: enlarged bicubically, by the network, and the truth.
+    """
 
     psnr: float
+    ssim: float
     bicubic: float
+    picture: Tensor
 
 
 @torch.no_grad()
@@ -47,7 +55,10 @@ def validate(
             output = _enlarge(model, lr.movedim(-1, -3).float().to(device) / 255)
         output = (output.float().clamp(0, 1) * 255).round().to("cpu", torch.uint8).movedim(-3, -1)
         plain = bicubic_upscale_frame(lr, model.scale)
-        scores[clip.name] = Score(_psnr(hr, output), _psnr(hr, plain))
+        ssim = [ssim_y(a, b) for a, b in zip(hr, output, strict=True)]
+        middle = len(hr) // 2
+        picture = torch.cat([plain[middle], output[middle], hr[middle]], 1)
+        scores[clip.name] = Score(_psnr(hr, output), sum(ssim) / len(ssim), _psnr(hr, plain), picture)
     return scores
 
 
