@@ -71,6 +71,7 @@ def test_overrides(small: Path) -> None:
         ("=3", r"=3: expected key=value"),
         ("seed.x=3", r"seed\.x=3: seed is not a section|seed: should be a valid integer"),
         ("seed=[", r"seed=\[: the value is not YAML"),
+        ("compile=fast", r"compile: should be False, True or 'reduce-overhead', got 'fast'"),
         ("model={kind: basicvsr, switch: 0.5}", r"model: switch: has a meaning with rep: true only"),
     ],
 )
@@ -78,6 +79,17 @@ def test_wrong_settings(small: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         read_config(small, [override])
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_compiled_is_bounded(small: Path) -> None:
+    nine = "schedule={iterations: 1000}"
+    assert len(read_config(small, [nine, "compile=true"]).schedule.phases) == 9
+    twelve = "schedule={iterations: 1000, clip_shares: [0.4, 0.6, 0.8, 1.0]}"
+    read_config(small, [twelve])
+    with pytest.raises(UserError, match=r"compile: expected a schedule of at most 9 shapes, got 12"):
+        read_config(small, [twelve, "compile=true"])
+    with pytest.raises(UserError, match=r"compile: reduce-overhead cannot accumulate gradients, expected accumulate 1"):
+        read_config(small, [nine, "compile=reduce-overhead", "accumulate=2"])
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch._dynamo.testing import CompileCounter
 
 from vsr.errors import UserError
 from vsr.models import load_model
@@ -247,6 +248,28 @@ def test_accumulated_parts_are_one_batch(clips: Path, tmp_path: Path) -> None:
     whole = run(config(clips), tmp_path / "whole")
     parts = run(config(clips, accumulate=2), tmp_path / "parts")
     assert [s.loss for s in parts] == pytest.approx([s.loss for s in whole], rel=1e-4)
+
+
+@pytest.mark.parametrize(("compiled", "model"), [(True, REPSR), ("reduce-overhead", {})])
+def test_compiled_once_per_shape(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: bool | str, model: dict[str, Any]
+) -> None:
+    made = config(clips, **model, schedule__clip_shares=(0.5, 1.0))
+    expected = run(made, tmp_path / "plain")
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    modes: list[object] = []
+
+    def counted(network: torch.nn.Module, *, dynamic: bool, mode: str | None) -> object:
+        modes.append(mode)
+        return compile_(network, dynamic=dynamic, backend=counter)
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", counted)
+    steps = run(made.model_copy(update={"compile": compiled}), tmp_path / "compiled")
+    assert counter.frame_count == len(made.schedule.phases) == 4  # whole networks: no graph was broken
+    assert set(modes) == {"reduce-overhead" if isinstance(compiled, str) else None}
+    assert [s.loss for s in steps] == pytest.approx([s.loss for s in expected], rel=1e-5)
 
 
 def test_the_flow_stands_still_at_first(clips: Path, tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from vsr.errors import UserError
 from vsr.training.schedule import MultigridSchedule
 
+#: Shapes that a run compiles its network for at most: three crops with three clip lengths each.
+MAX_COMPILED = 9
+
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 
@@ -164,7 +167,8 @@ class TrainConfig(_Section):
         seed: Of the initial weights and the samples.
         dtype: ``float32``, or ``bfloat16`` for autocast.
         accumulate: Parts that a batch is computed in, one after the other, to save memory.
-        compile: Compile the network, once per shape.
+        compile: Compile the network with ``torch.compile``, once for each of the schedule's shapes, of which there may
+            be nine; ``reduce-overhead`` replays them as CUDA graphs, which is that function's mode of the name.
         validate_every, save_every: Iterations between validations and between checkpoints.
     """
 
@@ -175,9 +179,20 @@ class TrainConfig(_Section):
     seed: NotNegative = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     accumulate: Positive = 1
-    compile: bool = False
+    compile: Literal[False, True, "reduce-overhead"] = False
     validate_every: Positive = 5000
     save_every: Positive = 1000
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        shapes = {(phase.crop, phase.frames, phase.batch) for phase in self.schedule.phases}
+        if self.compile and len(shapes) > MAX_COMPILED:
+            raise ValueError(f"compile: expected a schedule of at most {MAX_COMPILED} shapes, got {len(shapes)}")
+        if self.compile == "reduce-overhead" and self.accumulate > 1:
+            # A replay writes over the gradients of the one before, which PyTorch does not notice
+            # (https://github.com/pytorch/pytorch/issues/96693).
+            raise ValueError("compile: reduce-overhead cannot accumulate gradients, expected accumulate 1")
+        return self
 
 
 PRESETS = Path(__file__).with_name("presets")

@@ -302,7 +302,8 @@ class Trainer:
         if self.config.compile:
             phases = len(self.config.schedule.phases)
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * phases)
-            network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
+            mode = self.config.compile if isinstance(self.config.compile, str) else None
+            network = torch.compile(network, dynamic=False, mode=mode)  # type: ignore[assignment]
         if self.group.size > 1:
             # Made anew where parameters begin to move, so that it never looks for gradients that do not come.
             devices = [self.group.device] if self.group.device.type == "cuda" else None
