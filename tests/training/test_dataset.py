@@ -23,6 +23,7 @@ from vsr.training.dataset import ClipDataset, ClipRequest, low_resolution
 from vsr.training.frames import CachedFrames, ImageFrames, cached_images, cached_video
 from vsr.training.sampler import MultigridSampler
 from vsr.training.schedule import MultigridSchedule, Stage
+from vsr.training.trainer import plain_errors
 
 HEIGHT, WIDTH = 50, 67  # no multiples of 4: the last rows and columns are never used
 
@@ -255,8 +256,11 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(UserError, match=r"cannot keep the frames of .*clip\.mkv in .*cache: No space left on device"):
+    message = r"cannot keep the frames of .*clip\.mkv in .*cache: No space left on device"
+    with pytest.raises(UserError, match=message):
         cached_video(path, tmp_path / "cache")
+    with pytest.raises(UserError, match=message):  # it is not the clip that is to be left out
+        find_clips(tmp_path, cache=tmp_path / "cache", on_skip=lambda _: None)
     monkeypatch.undo()
     assert [p for p in (tmp_path / "cache").iterdir() if p.suffix != ".lock"] == []
     assert cached_video(path, tmp_path / "cache").shape[0] == 9
@@ -269,6 +273,36 @@ def test_frames_of_another_size(tmp_path: Path) -> None:
     assert np.array_equal(frames.read(2, 1, 2, 10, 11), picture(2)[1:11, 2:13])
     with pytest.raises(UserError, match=r"00000003\.png: expected 67x50 as the clip's first frame, got 20x20"):
         frames.read(3, 0, 0, 4, 4)
+
+
+def test_another_sample_stands_in_for_a_damaged_one(tmp_path: Path) -> None:
+    """The same one every time, so that runs stay reproducible."""
+    folder(tmp_path / "set" / "a")
+    for path in folder(tmp_path / "set" / "b").iterdir():
+        if path.name > "00000000.png":  # of the first one the size is read when the clip is opened
+            path.write_bytes(path.read_bytes()[:-2000])
+    data = dataset(tmp_path / "set")
+    good = [ClipRequest(item, epoch, 8, 3) for item in (0, 1) for epoch in range(3)]
+    expected = [dataset(tmp_path / "set" / "a")[request].hr for request in good]
+    for request, hr in zip(good, expected, strict=True):
+        assert torch.equal(data[request].hr, hr)
+    with pytest.warns(UserWarning, match=r"0000000\d\.png: not an image .*; another sample stands in"):
+        stand_in = data[ClipRequest(2, 7, 8, 3)].hr
+    with pytest.warns(UserWarning, match="another sample stands in"):
+        again = dataset(tmp_path / "set")[ClipRequest(2, 7, 8, 3)].hr
+    assert torch.equal(again, stand_in)
+    assert any(torch.equal(data._sample(ClipRequest(item, 7, 8, 3)).hr, stand_in) for item in (0, 1))
+
+
+@pytest.mark.filterwarnings("ignore:.*stands in")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_clips_that_are_all_damaged(tmp_path: Path, workers: int) -> None:
+    for path in folder(tmp_path / "a").iterdir():
+        path.write_bytes(path.read_bytes()[:-2000])
+    data = dataset(tmp_path / "a")
+    requests = [[ClipRequest(0, 0, 8, 3)]]
+    with pytest.raises(UserError, match=r"^\S*/0000000\d\.png: not an image that can be read; [\w, ]*$"):
+        next(plain_errors(DataLoader(data, batch_sampler=requests, num_workers=workers)))
 
 
 # Layouts -------------------------------------------------------------------------------------------------------------

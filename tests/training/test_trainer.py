@@ -6,6 +6,8 @@ import copy
 import json
 import math
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -189,22 +191,30 @@ def test_a_resumed_run_is_the_same(clips: Path, tmp_path: Path, model: dict[str,
 
 
 PROGRAM = """
-import sys
+import os, signal, sys
 from pathlib import Path
 import torch
 from vsr.training.config import TrainConfig
 from vsr.training.run import train
+from vsr.training.trainer import Trainer
 torch.set_num_threads(1)
+step = Trainer._step
+def dies(self, batch, at):
+    if self.iteration == 4 and self.group.rank == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch, at)
+if "dies" in sys.argv:
+    Trainer._step = dies
 train(TrainConfig.model_validate_json(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), device=torch.device("cpu"))
 """
 
 
-def launch(made: TrainConfig, folder: Path, *before: str, count: int = 1) -> subprocess.Popen[str]:
+def launch(made: TrainConfig, folder: Path, *before: str, after: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     settings, program = folder.with_suffix(".json"), folder.with_suffix(".py")
     settings.write_text(made.model_dump_json())
     program.write_text(PROGRAM)
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *before, str(program), str(settings), str(folder)]
+    command = [sys.executable, *before, str(program), str(settings), str(folder), *after]
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
 
 
@@ -227,14 +237,22 @@ def test_killed_and_continued(clips: Path, tmp_path: Path) -> None:
     assert log.read_text() == (tmp_path / "whole" / "log.jsonl").read_text()
 
 
-@pytest.mark.parametrize("model", [RECURRENT, REPSR], ids=["basicvsr", "repsr"])
-def test_two_processes_are_one_with_the_doubled_batch(clips: Path, tmp_path: Path, model: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("model", "dies"), [(RECURRENT, ()), (REPSR, ("dies",))], ids=["basicvsr", "repsr"])
+def test_two_processes_are_one_with_the_doubled_batch(
+    clips: Path, tmp_path: Path, model: dict[str, Any], dies: tuple[str, ...]
+) -> None:
+    """Also where one of them is killed, and torchrun starts both again from the checkpoint."""
     made = config(clips, **model, schedule__iterations=8)
     alone = run(made, tmp_path / "one")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    process = launch(made, tmp_path / "two", *torchrun)
-    _, errors = process.communicate(timeout=300)
+    restarts = f"--max-restarts={len(dies)}"
+    process = launch(made, tmp_path / "two", *torchrun, restarts, after=dies)
+    try:
+        _, errors = process.communicate(timeout=300)
+    finally:
+        process.terminate()  # torchrun ends its processes with itself
     assert process.returncode == 0, errors
+    assert ("exitcode: -9" in errors) == bool(dies), errors
     log = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in log] == pytest.approx([s.loss for s in alone], rel=1e-4)
     assert log[-1]["psnr/a"] == pytest.approx(alone[-1].scores["a"].psnr, abs=0.01)
@@ -379,6 +397,30 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
         write_state(path, {"iteration": 2})
     assert read_state(path)["iteration"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+
+
+@pytest.mark.parametrize("name", ["state.pt", "log.jsonl"])
+def test_a_run_that_filled_the_disk_is_continued(clips: Path, tmp_path: Path, name: str) -> None:
+    """The operating system itself refuses to write more; afterwards nothing is lost but the last steps."""
+    made = config(clips, save_every=3, validate_every=12)
+    run(made, tmp_path / "whole")
+    log = tmp_path / "full" / "log.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(progress: Progress) -> None:
+        if progress.iteration == 3:
+            limit = 4096 if name == "state.pt" else log.stat().st_size + 20
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+
+    try:
+        with pytest.raises(UserError, match=rf"{re.escape(name)}: the file is larger than the file system or the user"):
+            train(made, tmp_path / "full", device=torch.device("cpu"), on_step=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(p.name for p in log.parent.iterdir()) == ["log.jsonl", "state.pt"]
+    assert [s.iteration for s in run(made, tmp_path / "full")] == list(range(3, 12))
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "full"))
+    assert log.read_text() == (tmp_path / "whole" / "log.jsonl").read_text()
 
 
 def test_batches_that_processes_cannot_share(clips: Path, tmp_path: Path) -> None:

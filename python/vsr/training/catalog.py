@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vsr.errors import UserError
 from vsr.inference.images import FrameFolder, is_image
-from vsr.training.frames import Frames, ImageFrames, cached_images, cached_video
+from vsr.training.frames import CacheError, Frames, ImageFrames, cached_images, cached_video
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".mpg", ".mpeg", ".webm", ".m4v", ".ts", ".y4m")
 
@@ -74,6 +74,7 @@ def find_clips(
     Raises:
         UserError: No clip is found, one that the annotation names is missing, or low and high resolution do not
             belong together.
+        CacheError: Decoded videos cannot be kept.
     """
     if not root.exists():
         raise UserError(f"{root}: no such file or folder")
@@ -89,7 +90,7 @@ def find_clips(
             lr = None if lr_root is None else _open(name, lr_root / place.relative_to(top), cache, keep_images)
             clips.append(TrainingClip(name, hr, lr, 0, hr.shape[0]))
         except UserError as error:
-            if on_skip is None:
+            if on_skip is None or isinstance(error, CacheError):
                 raise
             on_skip(str(error))
     if not clips:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -31,12 +32,14 @@ class ClipRequest(NamedTuple):
         epoch: Times that the data set was gone through before.
         crop: Side of the LR crop in pixels.
         frames: Length of the clip.
+        tries: How many others may stand in, one after the other, if it cannot be read.
     """
 
     item: int
     epoch: int
     crop: int
     frames: int
+    tries: int = 4
 
 
 class Sample(NamedTuple):
@@ -55,7 +58,7 @@ class ClipDataset(Dataset[Sample]):
     """Windows of clips.
 
     A clip counts as many items as it holds disjoint windows of ``frames`` frames, at least one; an item's window
-    begins anywhere in its clip.
+    begins anywhere in its clip. For a sample that cannot be read another one stands in, with a warning.
 
     Args:
         clips: See :func:`vsr.training.catalog.find_clips`.
@@ -104,6 +107,16 @@ class ClipDataset(Dataset[Sample]):
         return len(self._items)
 
     def __getitem__(self, request: ClipRequest) -> Sample:
+        try:
+            return self._sample(request)
+        except UserError as error:
+            if request.tries == 0:
+                raise
+            warnings.warn(f"{error}; another sample stands in", stacklevel=1)
+        another = np.random.default_rng([self.seed, *request]).integers(len(self))
+        return self[request._replace(item=int(another), tries=request.tries - 1)]
+
+    def _sample(self, request: ClipRequest) -> Sample:
         rng = np.random.default_rng([self.seed, request.epoch, request.item])
         clip = self.clips[self._items[request.item]]
         order = self._window(clip, request.frames, rng)

@@ -40,6 +40,8 @@ class Group:
 def join_group(device: torch.device | None = None) -> Iterator[Group]:
     """Join the processes that torchrun started (its environment variables say so), or stand alone.
 
+    A torchrun over several nodes that shall restart processes needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+
     Args:
         device: Where to compute; None for this rank's GPU, or the CPU where there is none.
     """
@@ -51,7 +53,12 @@ def join_group(device: torch.device | None = None) -> Iterator[Group]:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield Group(0, 1, device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store, rank, size = next(dist.rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # torchrun keeps one store through all restarts, in which processes find the addresses of those that died, and
+        # wait for them (https://github.com/pytorch/pytorch/issues/135712). On one node everybody counts the same.
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     try:
         yield Group(dist.get_rank(), dist.get_world_size(), device)
     finally:

@@ -24,6 +24,10 @@ from vsr.inference.video_reader import VideoReader
 Pixels = NDArray[np.uint8]
 
 
+class CacheError(UserError):
+    """Decoded frames cannot be kept, whatever the clip: the disk is full, say."""
+
+
 class Frames(Protocol):
     """The frames of one clip at one resolution.
 
@@ -108,7 +112,8 @@ def cached_video(path: Path, root: Path | None = None) -> CachedFrames:
         root: Folder of the cache; ``training-frames`` in the user's cache folder when not given.
 
     Raises:
-        UserError: The video is missing, damaged, or the cache cannot be written.
+        UserError: The video is missing or damaged.
+        CacheError: The cache cannot be written.
     """
 
     def decode() -> Iterator[Pixels]:
@@ -127,7 +132,8 @@ def cached_images(images: ImageFrames, root: Path | None = None) -> CachedFrames
         root: As for :func:`cached_video`.
 
     Raises:
-        UserError: A file is missing, damaged or of another size, or the cache cannot be written.
+        UserError: A file is missing, damaged or of another size.
+        CacheError: The cache cannot be written.
     """
     count, height, width = images.shape
     whole = (0, 0, height, width)
@@ -152,7 +158,7 @@ def _cached(
                 if not (folder / _SHAPE).is_file():
                     _keep(source, decode(), folder)
         except OSError as error:
-            raise UserError(f"cannot keep the frames of {source} in {root}: {error.strerror or error}") from error
+            raise CacheError(f"cannot keep the frames of {source} in {root}: {error.strerror or error}") from error
     return CachedFrames(name, folder)
 
 

@@ -10,7 +10,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from vsr.errors import UserError
-from vsr.files import PendingFile
+from vsr.files import PendingFile, writing
 from vsr.models import BasicVSR, SRVGGNet, load_spynet, save_model
 from vsr.models.base import Upscaler
 from vsr.training.catalog import TrainingClip
@@ -217,7 +217,7 @@ class Trainer:
             num_workers=self.config.data.workers,
             pin_memory=self.group.device.type == "cuda",
         )
-        return iter(loader)
+        return plain_errors(loader)
 
     # One step ---------------------------------------------------------------------------------------------------------
 
@@ -389,7 +389,8 @@ class Trainer:
         lines = [line for line in path.read_text().splitlines() if line.endswith("}")]  # the last one may be cut off
         kept = [line for line in lines if json.loads(line)["iteration"] < self.iteration]
         pending = PendingFile(path)
-        pending.temporary.write_text("".join(line + "\n" for line in kept))
+        with writing(path):
+            pending.temporary.write_text("".join(line + "\n" for line in kept))
         pending.commit()
 
     def _log(self, progress: Progress) -> None:
@@ -398,8 +399,17 @@ class Trainer:
         line: dict[str, Any] = {"iteration": progress.iteration, **progress.step._asdict(), "loss": progress.loss}
         for name, score in progress.scores.items():
             line |= {f"psnr/{name}": score.psnr, f"ssim/{name}": score.ssim}
-        with (self.folder / LOG).open("a") as log:
+        path = self.folder / LOG
+        with writing(path), path.open("a") as log:
             log.write(json.dumps(line) + "\n")
+
+
+def plain_errors(samples: Iterable[Sample]) -> Iterator[Sample]:
+    """The samples; what a worker process raises comes with its traceback, of which the sentence is left."""
+    try:
+        yield from samples
+    except UserError as error:
+        raise UserError(str(error).rpartition(f"{UserError.__name__}: ")[2].strip()) from error
 
 
 def _groups(model: Upscaler, config: OptimizerConfig) -> list[dict[str, Any]]:
