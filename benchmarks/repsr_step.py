@@ -47,14 +47,15 @@ def training(block: str, merged: bool, lr: torch.Tensor, hr: torch.Tensor) -> Ca
     if merged:
         network.use_population()
     average = copy.deepcopy(network).requires_grad_(False)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, betas=(0.9, 0.99))
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, betas=(0.9, 0.99), fused=True)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         reconstruction_loss(network(lr), hr, "charbonnier").backward()
         optimizer.step()
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1e-3)
+            for mean, value in zip(average.parameters(), network.parameters(), strict=True):
+                mean.lerp_(value, 1e-3)
 
     return step
 

@@ -190,6 +190,20 @@ def test_merged_basicvsr(tmp_path: Path, bidirectional: bool) -> None:
     assert torch.equal(load_model(tmp_path / "net.safetensors")(clip.float()), merged(clip.float()))
 
 
+@pytest.mark.parametrize("name", BLOCKS)
+def test_autocast_rounds_the_merged_kernel_once(name: str) -> None:
+    """Under autocast the last phase computes what the merged network will: no products are rounded before they are
+    added, and the skip connection stays float32."""
+    net = settle(RepSRTraining(3, 5, 2, name)).float()
+    assert isinstance(net, RepSRTraining)
+    net.use_population()
+    x = torch.rand(1, 3, 9, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = net.train()(x), net.merged()(x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
 def test_recomputed_statistics_are_plain_averages() -> None:
     net = settle(RepSRTraining(1, 4, 2)).train()
     images = [image(3, (6, 6), seed) for seed in range(5)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from .. import reference
@@ -56,4 +57,6 @@ def merge_rep_branches(branches: Sequence[RepBranch], *, identity: bool = True) 
         _check.shaped(op, name + "conv1_bias", branch.conv1_bias, (c_out,), "(C_out,)")
     if identity and c_in != c_out:
         _check.fail(op, "identity", f"False where C_in = {c_in} and C_out = {c_out} differ", True)
-    return reference.merge_rep_branches(branches, identity=identity)
+    # In the dtype of the weights: autocast would round the products and then their sum.
+    with torch.autocast(branches[0].conv3_weight.device.type, enabled=False):
+        return reference.merge_rep_branches(branches, identity=identity)

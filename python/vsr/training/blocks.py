@@ -25,8 +25,13 @@ class MergingBlock(nn.Module, ABC):
         """(N, C, H, W) -> (N, C, H, W), branch by branch."""
 
     @abstractmethod
-    def merged_parameters(self) -> tuple[Tensor, Tensor]:
+    def _merge(self) -> tuple[Tensor, Tensor]:
         """Weight (C, C, 3, 3) and bias (C,) of the one convolution, differentiable."""
+
+    def merged_parameters(self) -> tuple[Tensor, Tensor]:
+        """Weight (C, C, 3, 3) and bias (C,) of the one convolution, differentiable; in float32 under autocast, too."""
+        with torch.autocast(next(self.parameters()).device.type, enabled=False):
+            return self._merge()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
@@ -44,7 +49,7 @@ class PlainBlock(MergingBlock):
         """The convolution."""
         return conv3x3(x, *self.merged_parameters())
 
-    def merged_parameters(self) -> tuple[Tensor, Tensor]:
+    def _merge(self) -> tuple[Tensor, Tensor]:
         """The convolution's own."""
         return self.conv.weight, cast(Tensor, self.conv.bias)
 
@@ -95,7 +100,7 @@ class ECB(MergingBlock):
             y = y + F.conv2d(wide, kernel, edge.bias, groups=wide.shape[1])
         return y
 
-    def merged_parameters(self) -> tuple[Tensor, Tensor]:
+    def _merge(self) -> tuple[Tensor, Tensor]:
         """The sum of the merged branches."""
         weight, bias = self.conv3.weight, cast(Tensor, self.conv3.bias)
         pairs = [(self.expand, self.squeeze.weight, cast(Tensor, self.squeeze.bias))]
@@ -131,7 +136,7 @@ class RepVGGBlock(MergingBlock):
         y = three(conv3x3(x, self.conv3.weight)) + one(self.conv1(x)) + identity(x)
         return cast(Tensor, y)
 
-    def merged_parameters(self) -> tuple[Tensor, Tensor]:
+    def _merge(self) -> tuple[Tensor, Tensor]:
         """The sum of the branches with population statistics folded in."""
         one = F.pad(self.conv1.weight, (1, 1, 1, 1))
         identity = torch.zeros_like(one)
@@ -161,7 +166,7 @@ class SESRBlock(MergingBlock):
         """The collapsed kernel: the gradients go through the collapse."""
         return conv3x3(x, *self.merged_parameters())
 
-    def merged_parameters(self) -> tuple[Tensor, Tensor]:
+    def _merge(self) -> tuple[Tensor, Tensor]:
         """The product of the two kernels, plus the identity."""
         weight = torch.einsum("om,mihw->oihw", self.squeeze.weight.flatten(1), self.expand.weight)
         identity = torch.zeros_like(weight)

@@ -156,7 +156,8 @@ class Trainer:
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         if group.size > 1:
             synchronise_batch_norms(self.model)
-        self.optimizer = torch.optim.Adam(_groups(self.model, config.optimizer), lr=0.0, betas=config.optimizer.betas)
+        groups = _groups(self.model, config.optimizer)
+        self.optimizer = torch.optim.Adam(groups, lr=0.0, betas=config.optimizer.betas, fused=True)
         self._parts = _Parts()
         self._network: nn.Module | None = None
         self._flow_moves: bool | None = None
