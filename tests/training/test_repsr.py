@@ -197,9 +197,9 @@ def test_autocast_rounds_the_merged_kernel_once(name: str) -> None:
     net = settle(RepSRTraining(3, 5, 2, name)).float()
     assert isinstance(net, RepSRTraining)
     net.use_population()
-    x = torch.rand(1, 3, 9, 8)
+    merged, x = net.merged(), torch.rand(1, 3, 9, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        found, expected = net.train()(x), net.merged()(x)
+        found, expected = net.train()(x), merged(x)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
