@@ -23,7 +23,6 @@ from vsr.training.dataset import ClipDataset, ClipRequest, low_resolution
 from vsr.training.frames import CachedFrames, ImageFrames, cached_images, cached_video
 from vsr.training.sampler import MultigridSampler
 from vsr.training.schedule import MultigridSchedule, Stage
-from vsr.training.trainer import plain_errors
 
 HEIGHT, WIDTH = 50, 67  # no multiples of 4: the last rows and columns are never used
 
@@ -297,6 +296,8 @@ def test_another_sample_stands_in_for_a_damaged_one(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*stands in")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_clips_that_are_all_damaged(tmp_path: Path, workers: int) -> None:
+    from vsr.training.trainer import plain_errors  # here, since processes of other tests import this file
+
     for path in folder(tmp_path / "a").iterdir():
         path.write_bytes(path.read_bytes()[:-2000])
     data = dataset(tmp_path / "a")

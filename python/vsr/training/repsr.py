@@ -139,7 +139,7 @@ class RepResidualBlock(nn.Module):
     """A residual block whose convolutions are RepSR blocks: ``x + conv2(relu(conv1(x)))``.
 
     It starts close to the identity, without which a long chain hardly trains: the second convolution has no identity of
-    its own, with which every block would double its input, and what follows the batch norms starts small.
+    its own, with which every block would double its input.
 
     Args:
         channels: C.
@@ -150,11 +150,6 @@ class RepResidualBlock(nn.Module):
         self.conv1 = RepConv3x3(channels, channels)
         self.conv2 = RepConv3x3(channels, channels, identity=False)
         self._merged: tuple[Tensor, ...] | None = None
-        with torch.no_grad():
-            for branch in (*self.conv1.branches, *self.conv2.branches):
-                squeeze = cast(nn.Conv2d, branch.conv1)
-                squeeze.weight.mul_(0.1)
-                nn.init.zeros_(cast(Tensor, squeeze.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
