@@ -40,14 +40,18 @@ $(VENV)/.torch:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "Python 3.10 or later is needed, this is " + sys.version'
 	$(PYTHON) -m venv $(VENV) || { echo "make: python3 -m venv failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	$(PIP) install --quiet $(TORCH) numpy
-	$(PIP) install --quiet "setuptools>=77" wheel ninja
 	touch $@
 
-$(VENV)/.demo: $(VENV)/.torch $(SOURCES)
+# What pyproject.toml requires of a build, which --no-build-isolation leaves to the caller.
+$(VENV)/.build: $(VENV)/.torch pyproject.toml
+	$(PIP) install --quiet "setuptools>=77" wheel ninja "pybind11>=2.13"
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.build $(SOURCES)
 	VSR_KERNELS_BUILD=$(DEMO_BUILD) $(PIP) install --quiet --no-build-isolation -e .
 	touch $@
 
-$(VENV)/.test: $(VENV)/.torch $(SOURCES)
+$(VENV)/.test: $(VENV)/.build $(SOURCES)
 	$(PIP) install --quiet --no-build-isolation -e ".[test]"
 	touch $@
 

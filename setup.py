@@ -1,4 +1,4 @@
-"""Compiles the operators where torch and a compiler are present; what and how is in vsr_kernels/build.py."""
+"""Compiles what torch, pybind11 and a compiler allow; what and how is in vsr_kernels/build.py."""
 
 import importlib.util
 from pathlib import Path
@@ -17,10 +17,12 @@ def load(name):
 
 
 ext_modules, cmdclass = load("build").extensions()
+# A wheel serves all versions of Python unless it holds the NumPy object: pybind11 does without the limited API.
+limited = bool(ext_modules) and all(extension.py_limited_api for extension in ext_modules)
 
 setup(
     version=load("version").__version__,
     ext_modules=ext_modules,
     cmdclass=cmdclass,
-    options={"bdist_wheel": {"py_limited_api": "cp310"}} if ext_modules else {},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}} if limited else {},
 )

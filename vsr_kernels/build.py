@@ -2,11 +2,12 @@
 
 Two objects through the LibTorch stable ABI: ``_C`` (schemas and CPU kernels) and ``_C_cuda`` (CUDA kernels). They are
 apart because an object linked against CUDA does not load in a torch without it. Whether a GPU is present is never asked
-here: machines that build often have none.
+here: machines that build often have none. The third, ``_numpy`` (the CPU kernels on NumPy arrays, through pybind11),
+needs no torch, neither to be built nor to be used; it goes along with the others wherever pybind11 is found.
 
 Environment:
-    VSR_KERNELS_BUILD: ``auto`` (default: whatever the machine can build), ``cpu``, ``cuda`` (both objects, an error if
-        that is impossible) or ``none``.
+    VSR_KERNELS_BUILD: ``auto`` (default: whatever the machine can build), ``cpu``, ``cuda`` (``_C`` and ``_C_cuda``, an
+        error if that is impossible), ``numpy`` (``_numpy`` alone, likewise) or ``none``.
     TORCH_CUDA_ARCH_LIST: CUDA targets, as in torch; :data:`CUDA_TARGETS` by default.
     MAX_JOBS: parallel compile jobs.
     TORCH_EXTENSIONS_DIR: where a build at first use goes, as in torch.
@@ -18,6 +19,7 @@ This file imports nothing of the package, because setup.py loads it alone.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import re
 import shutil
@@ -33,16 +35,21 @@ CUDA_TARGETS = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
 #: Oldest torch on which the objects load: 2.10, as TORCH_TARGET_VERSION encodes it.
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY"]
 
+#: The CPU kernels, which ``_C`` and ``_numpy`` share: compiled once where both are built.
+CORE = [
+    "cpu/dispatch.cpp",
+    "cpu/gather.cpp",
+    "cpu/kernels_amx_bf16.cpp",
+    "cpu/kernels_avx2.cpp",
+    "cpu/kernels_avx512.cpp",
+    "cpu/kernels_avx512_bf16.cpp",
+    "cpu/kernels_portable.cpp",
+    "cpu/scratch.cpp",
+]
+
 SOURCES = {
     "_C": [
-        "cpu/dispatch.cpp",
-        "cpu/gather.cpp",
-        "cpu/kernels_amx_bf16.cpp",
-        "cpu/kernels_avx2.cpp",
-        "cpu/kernels_avx512.cpp",
-        "cpu/kernels_avx512_bf16.cpp",
-        "cpu/kernels_portable.cpp",
-        "cpu/scratch.cpp",
+        *CORE,
         "torch/conv_cpu.cpp",
         "torch/library.cpp",
         "torch/shuffle_cpu.cpp",
@@ -73,6 +80,11 @@ SOURCES = {
         "torch/shuffle_cuda.cpp",
         "torch/warp_cuda.cpp",
     ],
+    "_numpy": [
+        *CORE,
+        "numpy/module.cpp",
+        "numpy/threads.cpp",
+    ],
 }
 
 CXX_FLAGS = [
@@ -88,7 +100,7 @@ CXX_FLAGS = [
 ]
 NVCC_FLAGS = ["-O3", "--expt-relaxed-constexpr", "-Xfatbin=-compress-all", "-Xcompiler=-fvisibility=hidden"]
 
-MODES = ("auto", "cpu", "cuda", "none")
+MODES = ("auto", "cpu", "cuda", "numpy", "none")
 
 
 class BuildError(RuntimeError):
@@ -169,14 +181,20 @@ def cuda_obstacle() -> str | None:
     return None
 
 
+def numpy_obstacle() -> str | None:
+    """Why ``_numpy`` cannot be built here, or None."""
+    missing = importlib.util.find_spec("pybind11") is None
+    return cxx_obstacle() or ("pybind11 is not installed (pip install pybind11)" if missing else None)
+
+
 def objects() -> list[str]:
-    """The objects to build in this mode on this machine, in build order.
+    """The objects for torch to build in this mode on this machine, in build order.
 
     Raises:
         BuildError: the mode asks for what this machine cannot build.
     """
     wanted = mode()
-    if wanted == "none":
+    if wanted in ("numpy", "none"):
         return []
     obstacle = cxx_obstacle()
     if obstacle:
@@ -220,6 +238,8 @@ def target_flags() -> list[str]:
 
 def flags(name: str) -> dict[str, list[str]]:
     """Compiler flags of an object, by compiler."""
+    if name == "_numpy":
+        return {"cxx": [*CXX_FLAGS, "-std=c++20"]}
     if name == "_C":
         return {"cxx": CXX_FLAGS + STABLE_ABI}
     return {"cxx": CXX_FLAGS + STABLE_ABI + ["-DUSE_CUDA"], "nvcc": NVCC_FLAGS + target_flags()}
@@ -241,9 +261,32 @@ def prepare_cuda() -> None:
 
 
 def extensions() -> tuple[list[Any], dict[str, Any]]:
-    """``ext_modules`` and ``cmdclass`` for setup.py; empty where torch is missing or nothing is to be built."""
+    """``ext_modules`` and ``cmdclass`` for setup.py; empty where nothing can or is to be built.
+
+    Raises:
+        BuildError: the mode asks for what this machine cannot build.
+    """
     if mode() == "none":
         return [], {}
+    names = objects() if mode() != "numpy" and _torch_is_here() else []
+    obstacle = numpy_obstacle()
+    if obstacle and mode() == "numpy":
+        raise BuildError(f"VSR_KERNELS_BUILD=numpy: {obstacle}")
+    if obstacle:
+        _say(f"building no NumPy object: {obstacle}")
+    if not names and obstacle:
+        return [], {}
+    if "_C_cuda" in names:
+        prepare_cuda()
+    command = _build_command(with_torch=bool(names))
+    made = [_torch_extension(name) for name in names]
+    if not obstacle:
+        made.append(_numpy_extension(shares_core=bool(names)))
+    return made, {"build_ext": command}
+
+
+def _torch_is_here() -> bool:
+    """Whether torch can be imported; where that was asked for, it has to be."""
     try:
         import torch  # noqa: F401
     except ImportError:
@@ -253,30 +296,63 @@ def extensions() -> tuple[list[Any], dict[str, Any]]:
                 "pip install --no-build-isolation"
             ) from None
         _say(
-            "torch is not importable in this (isolated) build: nothing is compiled now, the operators are compiled at "
-            "first use; to compile now: pip install --no-build-isolation ."
+            "torch is not importable in this (isolated) build: its operators are not compiled now but at first use; to "
+            "compile them now: pip install --no-build-isolation ."
         )
-        return [], {}
-    names = objects()
-    if not names:
-        return [], {}
-    if "_C_cuda" in names:
-        prepare_cuda()
-    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
+        return False
+    return True
 
-    made = []
-    for name in names:
-        kind = CUDAExtension if name == "_C_cuda" else CppExtension
-        made.append(
-            kind(
-                f"vsr_kernels.{name}",
-                [os.path.relpath(path, source_root().parent) for path in sources(name)],
-                include_dirs=[str(source_root())],
-                extra_compile_args=flags(name),
-                py_limited_api=True,
-            )
-        )
-    return made, {"build_ext": BuildExtension}
+
+def _relative(paths: Iterable[Path]) -> list[str]:
+    return [os.path.relpath(path, source_root().parent) for path in paths]
+
+
+def _torch_extension(name: str) -> Any:
+    from torch.utils.cpp_extension import CppExtension, CUDAExtension
+
+    kind = CUDAExtension if name == "_C_cuda" else CppExtension
+    return kind(
+        f"vsr_kernels.{name}",
+        _relative(sources(name)),
+        include_dirs=[str(source_root())],
+        extra_compile_args=flags(name),
+        py_limited_api=True,
+    )
+
+
+def _numpy_extension(shares_core: bool) -> Any:
+    """``_numpy``; the core is linked from the objects of ``_C`` where that is built before it."""
+    import pybind11
+    from setuptools import Extension
+
+    own = [path for path in SOURCES["_numpy"] if not (shares_core and path in CORE)]
+    return Extension(
+        "vsr_kernels._numpy",
+        _relative(source_root() / path for path in own),
+        include_dirs=[str(source_root()), pybind11.get_include()],
+        extra_compile_args=flags("_numpy")["cxx"],
+        language="c++",
+    )
+
+
+def _build_command(with_torch: bool) -> Any:
+    """The command ``build_ext``: torch's, which then hands the core's objects on, or that of setuptools."""
+    if not with_torch:
+        from pybind11.setup_helpers import ParallelCompile
+        from setuptools.command.build_ext import build_ext
+
+        ParallelCompile("MAX_JOBS").install()
+        return build_ext
+    from torch.utils.cpp_extension import BuildExtension
+
+    class SharingBuild(BuildExtension):
+        def build_extension(self, extension: Any) -> None:
+            if extension.name == "vsr_kernels._numpy":
+                core = _relative(source_root() / path for path in CORE)
+                extension.extra_objects = self.compiler.object_filenames(core, output_dir=self.build_temp)
+            super().build_extension(extension)
+
+    return SharingBuild
 
 
 def build_at_first_use() -> tuple[Path, Path | None]:
@@ -285,8 +361,8 @@ def build_at_first_use() -> tuple[Path, Path | None]:
     Raises:
         BuildError: nothing can be compiled here, or the compiler failed; the message holds its last words.
     """
-    if mode() == "none":
-        raise BuildError("no compiled object was installed, and VSR_KERNELS_BUILD=none forbids building one")
+    if mode() in ("numpy", "none"):
+        raise BuildError(f"no compiled object was installed, and VSR_KERNELS_BUILD={mode()} forbids building one")
     obstacle = cxx_obstacle()
     if obstacle:
         raise BuildError(f"no compiled object was installed, and none can be built: {obstacle}")

@@ -8,20 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_waiting: list[Callable[[], None]] = []
+_waiting: list[Callable[[], None]] | None = []  # None once the library is loaded
 _libraries: list[torch.library.Library] = []  # a Library drops its registrations when it is collected
 
 
 def on_load(register: Callable[[], None]) -> Callable[[], None]:
     """Decorator: call ``register`` once the operators are defined."""
-    _waiting.append(register)
+    if _waiting is None:
+        register()
+    else:
+        _waiting.append(register)
     return register
 
 
 def run() -> None:
     """Called by :mod:`vsr_kernels.backend` right after the compiled library was loaded."""
+    global _waiting
     while _waiting:
         _waiting.pop(0)()
+    _waiting = None
 
 
 def register_autocast(op: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import importlib.util
 import os
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from setuptools import Distribution
+from setuptools._distutils.ccompiler import new_compiler
 
 import vsr_kernels
 from vsr_kernels import build
@@ -54,9 +57,10 @@ def included(path: Path) -> set[Path]:
 
 
 def test_sources_exist_and_none_is_forgotten() -> None:
-    """Every file of csrc is compiled into an object or is included; none is listed twice."""
+    """Every file of csrc is compiled into an object or is included; objects share the core and nothing else."""
     listed = [source for sources in build.SOURCES.values() for source in sources]
-    assert len(listed) == len(set(listed))
+    assert {source for source in listed if listed.count(source) > 1} == set(build.CORE)
+    assert [listed.count(source) for source in build.CORE] == [2] * len(build.CORE)
     used: set[Path] = set()
     for source in listed:
         path = build.source_root() / source
@@ -66,10 +70,10 @@ def test_sources_exist_and_none_is_forgotten() -> None:
 
 
 def test_objects_hold_what_belongs_to_them() -> None:
-    """_C loads in a torch without CUDA, so nothing of CUDA may be compiled into it."""
-    assert not [source for source in build.SOURCES["_C"] if "cuda" in source]
-    for path in build.sources("_C"):
-        assert not [header for header in included(path) if header.parent.name == "cuda"]
+    """_C loads in a torch without CUDA, _numpy without torch: nothing of those may be compiled into them."""
+    for name, foreign in (("_C", {"cuda", "numpy"}), ("_numpy", {"cuda", "torch"})):
+        for path in build.sources(name):
+            assert not [file for file in included(path) if file.parent.name in foreign]
 
 
 @checkout_only
@@ -96,7 +100,7 @@ def test_unknown_modes_are_refused(monkeypatch: pytest.MonkeyPatch, value: str) 
     monkeypatch.setenv("VSR_KERNELS_BUILD", value)
     with pytest.raises(build.BuildError) as caught:
         build.mode()
-    assert str(caught.value) == f"VSR_KERNELS_BUILD: expected one of auto, cpu, cuda, none, got {value!r}"
+    assert str(caught.value) == f"VSR_KERNELS_BUILD: expected one of auto, cpu, cuda, numpy, none, got {value!r}"
 
 
 def test_modes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +127,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         ("auto", "no compiler", None, []),
         ("cpu", None, None, ["_C"]),
         ("cuda", None, None, ["_C", "_C_cuda"]),
+        ("numpy", None, None, []),
         ("none", None, None, []),
         ("none", "no compiler", "no toolkit", []),
     ],
@@ -332,13 +337,33 @@ spec.loader.exec_module(build)
 """
 
 
-def test_no_torch_gives_a_pure_wheel() -> None:
-    """Nothing to compile, and a line that says so and how to compile."""
-    done = without_torch(LOAD_BUILD + "print(build.extensions())", None)
+DESCRIBE = LOAD_BUILD + "made, _ = build.extensions(); print([(e.name, e.py_limited_api, e.sources) for e in made])"
+
+needs_pybind11 = pytest.mark.skipif(importlib.util.find_spec("pybind11") is None, reason="pybind11 is not installed")
+
+
+@needs_pybind11
+@pytest.mark.parametrize("mode", [None, "numpy"])
+def test_no_torch_leaves_the_numpy_object(mode: str | None) -> None:
+    """With all its sources, and a line about what is missing unless nothing else was asked for."""
+    done = without_torch(DESCRIBE, mode)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "([], {})"
-    assert "torch is not importable" in done.stderr
-    assert "pip install --no-build-isolation ." in done.stderr
+    ((name, limited, sources),) = ast.literal_eval(done.stdout)
+    assert (name, limited) == ("vsr_kernels._numpy", False)
+    assert [Path(source) for source in sources] == [Path("csrc", source) for source in build.SOURCES["_numpy"]]
+    assert ("torch is not importable" in done.stderr) == (mode is None)
+    assert ("pip install --no-build-isolation ." in done.stderr) == (mode is None)
+
+
+def test_no_torch_and_no_pybind11_give_a_pure_wheel() -> None:
+    """Nothing to compile, and the reasons; an error where the object was asked for."""
+    code = "sys.modules['pybind11'] = None\n" + DESCRIBE
+    done = without_torch(code, None)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+    assert "building no NumPy object: pybind11 is not installed" in done.stderr
+    done = without_torch(code, "numpy")
+    assert "BuildError: VSR_KERNELS_BUILD=numpy: pybind11 is not installed" in done.stderr
 
 
 @pytest.mark.parametrize("mode", ["cpu", "cuda"])
@@ -366,8 +391,9 @@ def test_setup_runs_without_torch() -> None:
 
 @checkout_only
 def test_extensions_with_torch(machine: pytest.MonkeyPatch) -> None:
-    """Both objects for the stable ABI, with sources relative to the checkout as setuptools wants them."""
+    """The object for the stable ABI, with sources relative to the checkout as setuptools wants them."""
     machine.setenv("VSR_KERNELS_BUILD", "cpu")
+    machine.setattr(build, "numpy_obstacle", lambda: "says the test")
     machine.chdir(ROOT)
     (made,), commands = build.extensions()
     assert made.name == "vsr_kernels._C"
@@ -382,6 +408,26 @@ def test_extensions_with_torch(machine: pytest.MonkeyPatch) -> None:
     ]
 
 
+@checkout_only
+@needs_pybind11
+def test_the_numpy_object_takes_the_core_from_torchs(machine: pytest.MonkeyPatch) -> None:
+    """The core is compiled once: not among the sources of the second object, whose command adds what the first left."""
+    machine.setenv("VSR_KERNELS_BUILD", "cpu")
+    machine.chdir(ROOT)
+    (_, made), commands = build.extensions()
+    assert made.name == "vsr_kernels._numpy"
+    assert not made.py_limited_api
+    core = {f"csrc/{source}" for source in build.CORE}
+    assert {*made.sources, *core} == {f"csrc/{source}" for source in build.SOURCES["_numpy"]}
+    assert not core & set(made.sources)
+    command = commands["build_ext"](Distribution({"ext_modules": [made]}))
+    command.build_temp = "somewhere"
+    command.compiler = new_compiler()
+    machine.setattr(commands["build_ext"].__base__, "build_extension", lambda self, extension: None)
+    command.build_extension(made)
+    assert set(made.extra_objects) == {f"somewhere/{source.removesuffix('.cpp')}.o" for source in core}
+
+
 def test_cuda_targets_name_the_ptx_of_the_highest() -> None:
     targets = build.CUDA_TARGETS.split(";")
     assert targets == sorted(targets, key=lambda t: float(t.removesuffix("+PTX")))
@@ -392,9 +438,10 @@ def test_cuda_targets_name_the_ptx_of_the_highest() -> None:
 
 
 def test_first_use_without_permission_or_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VSR_KERNELS_BUILD", "none")
-    with pytest.raises(build.BuildError, match="VSR_KERNELS_BUILD=none forbids building one"):
-        build.build_at_first_use()
+    for value in ("none", "numpy"):
+        monkeypatch.setenv("VSR_KERNELS_BUILD", value)
+        with pytest.raises(build.BuildError, match=f"VSR_KERNELS_BUILD={value} forbids building one"):
+            build.build_at_first_use()
     monkeypatch.setenv("VSR_KERNELS_BUILD", "auto")
     monkeypatch.setattr(build, "cxx_obstacle", lambda: "no C++ compiler: says the test")
     with pytest.raises(build.BuildError, match="none can be built: no C\\+\\+ compiler: says the test"):

@@ -1,5 +1,9 @@
-"""The public operators: one module per family with checks, dispatch, fake kernels, gradients and autocast rules."""
+"""The public operators: one module per family with checks, dispatch, fake kernels, gradients and autocast rules.
 
+Importing this package loads the compiled operators that were installed.
+"""
+
+from ..backend import load
 from .chain import conv_chain
 from .conv import conv3x3, residual_block
 from .packing import PackedWeights
@@ -7,6 +11,8 @@ from .rep import merge_rep_branches
 from .shuffle import pixel_shuffle, pixel_unshuffle
 from .sparse import sparse_conv3x3, sparse_residual_block
 from .warp import flow_warp
+
+load(compile_missing=False)
 
 __all__ = [
     "PackedWeights",

@@ -7,13 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..checks import ACTIVATIONS, distinct_channels, fail, shaped
+
 FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-ACTIVATIONS = ("none", "relu", "leaky_relu", "prelu")
-
-
-def fail(op: str, argument: str, expected: str, given: object, kind: type[Exception] = ValueError) -> None:
-    """Raise ``kind`` with the one message form that all operators use."""
-    raise kind(f"{op}: {argument}: expected {expected}, got {given}")
 
 
 def _shape(t: Tensor) -> str:
@@ -41,13 +37,6 @@ def like(op: str, name: str, t: object, x: Tensor, dtypes: Sequence[torch.dtype]
     allowed = (x.dtype,) if dtypes is None else dtypes
     if t.dtype not in allowed and not torch.is_autocast_enabled(x.device.type):
         fail(op, name, " or ".join(str(d) for d in dict.fromkeys(allowed)), t.dtype, TypeError)
-
-
-def shaped(op: str, name: str, t: Tensor, shape: Sequence[int | None], meaning: str) -> None:
-    """Check a shape; None stands for any size. ``meaning`` is the shape in words, e.g. ``(C_out,)``."""
-    if t.dim() != len(shape) or any(want is not None and got != want for got, want in zip(t.shape, shape, strict=True)):
-        numbers = "(" + ", ".join("*" if s is None else str(s) for s in shape) + ("," if len(shape) == 1 else "") + ")"
-        fail(op, name, f"shape {numbers} = {meaning}", _shape(t))
 
 
 def kernel3x3(op: str, name: str, weight: object, x: Tensor, in_channels: int, source: str) -> None:
@@ -107,11 +96,7 @@ def channel_list(op: str, name: str, channels: object, limit: int, device: torch
     if channels.device.type != "cpu" and channels.device != device:
         fail(op, name, f"device cpu or {device}", channels.device)
     if channels.device.type == "cpu" and not torch.compiler.is_compiling() and type(channels) is Tensor:
-        values = channels.tolist()
-        if any(not 0 <= c < limit for c in values):
-            fail(op, name, f"channel numbers in [0, {limit})", [c for c in values if not 0 <= c < limit][:5])
-        if len(set(values)) != len(values):
-            fail(op, name, "distinct channel numbers", sorted(c for c in set(values) if values.count(c) > 1)[:5])
+        distinct_channels(op, name, channels.tolist(), limit)
     return channels
 
 

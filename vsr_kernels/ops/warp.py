@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from .. import backend, reference
+from ..checks import warp_mode
 from ..layout import empty_like_format
 from ..registration import no_double_backward, on_load
 from . import _check
-
-INTERPOLATIONS = ("bilinear", "nearest")
-PADDINGS = ("zeros", "border")
 
 
 def flow_warp(x: Tensor, flow: Tensor, *, interpolation: str = "bilinear", padding: str = "zeros") -> Tensor:
@@ -85,10 +83,7 @@ def _check_arguments(op: str, x: Tensor, flow: Tensor, interpolation: str, paddi
     _check.like(op, "flow", flow, x, dtypes=(torch.float32, x.dtype))
     n, _, h, w = x.shape
     _check.shaped(op, "flow", flow, (n, 2, h, w), "(N, 2, H, W) as x")
-    if interpolation not in INTERPOLATIONS:
-        _check.fail(op, "interpolation", " or ".join(INTERPOLATIONS), repr(interpolation))
-    if padding not in PADDINGS:
-        _check.fail(op, "padding", " or ".join(PADDINGS), repr(padding))
+    warp_mode(op, interpolation, padding)
 
 
 def _fake(x: Tensor, flow: Tensor, interpolation: str, padding: str) -> Tensor:
