@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import ACTIVATIONS, distinct_channels, fail, shaped
-from ._layout import is_dense
+from ._layout import ascends, is_dense
 
 Array = NDArray[Any]
 
@@ -108,7 +108,7 @@ def output(op: str, out: object, shape: tuple[int, ...], channels_last: bool | N
         op: the operator.
         out: what was given.
         shape: of the result.
-        channels_last: the memory format it has to be in; None for any strides.
+        channels_last: the memory format it has to be in; None for any ascending strides.
         inputs: arrays that are read, by the names of their arguments; ``out`` has the dtype of ``x`` and shares memory
             with none of them.
     """
@@ -117,9 +117,10 @@ def output(op: str, out: object, shape: tuple[int, ...], channels_last: bool | N
     shaped(op, "out", checked, shape, "the result's")
     if not checked.flags.writeable:
         fail(op, "out", "an array that can be written to", "a read-only one")
-    if not checked.flags.aligned or (channels_last is not None and not is_dense(checked, channels_last)):
-        form = {True: "aligned channels_last memory", False: "aligned C-contiguous memory", None: "aligned memory"}
-        fail(op, "out", form[channels_last], f"strides {checked.strides} at address {checked.ctypes.data:#x}")
+    if not ascends(checked) or (channels_last is not None and not is_dense(checked, channels_last)):
+        form = {True: "channels_last memory", False: "C-contiguous memory", None: "ascending strides"}
+        where = f"strides {checked.strides} at address {checked.ctypes.data:#x}"
+        fail(op, "out", f"{form[channels_last]}, aligned", where)
     for name, array in inputs.items():
         if array is not None and np.may_share_memory(checked, array):
             fail(op, "out", "memory of its own", f"memory that {name} lies in")

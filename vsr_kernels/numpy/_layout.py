@@ -30,6 +30,16 @@ def dense(x: Array, channels_last: bool) -> Array:
     return np.require(x.transpose(0, 2, 3, 1), requirements=("C", "A")).transpose(0, 3, 1, 2)
 
 
+def ascends(x: Array) -> bool:
+    """Whether ``x`` is aligned and no axis runs backwards: the kernels that take any strides add unsigned offsets."""
+    return bool(x.flags.aligned) and min(x.strides) >= 0
+
+
+def ascending(x: Array) -> Array:
+    """``x`` itself where it has such strides, else a dense copy."""
+    return x if ascends(x) else dense(x, prefers_channels_last(x))
+
+
 def empty(shape: tuple[int, ...], dtype: Any, channels_last: bool) -> Array:
     """Uninitialised (n, c, h, w) in this format."""
     if not channels_last:

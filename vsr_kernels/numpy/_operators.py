@@ -10,7 +10,7 @@ import numpy as np
 from .. import _numpy
 from ..checks import fail, shaped, warp_mode
 from . import _check
-from ._layout import Array, dense, empty, prefers_channels_last, vector
+from ._layout import Array, ascending, dense, empty, prefers_channels_last, vector
 from ._packing import PackedWeights
 
 _SHUFFLED = (*_check.FLOATING, "float64")  # elements that are only moved
@@ -241,13 +241,14 @@ def flow_warp(
     """Backward warp: ``out[n, :, i, j]`` is ``x[n]`` sampled at row ``i + dy``, column ``j + dx``.
 
     Args:
-        x: (N, C, H, W), float32, float16 or bfloat16; any strides are read in place.
-        flow: (N, 2, H, W) in pixels, channel 0 = dx, channel 1 = dy; float32 or the dtype of ``x``; any strides are
-            read in place. Coordinates are computed in float32.
+        x: (N, C, H, W), float32, float16 or bfloat16, any strides; read in place unless an axis runs backwards.
+        flow: (N, 2, H, W) in pixels, channel 0 = dx, channel 1 = dy; float32 or the dtype of ``x``, any strides; read
+            in place likewise. Coordinates are computed in float32.
         interpolation: ``bilinear`` or ``nearest`` (ties to even).
         padding: what lies outside the image: ``zeros``, or ``border`` (the nearest pixel). An infinite displacement is
             outside; NaN counts as minus infinity.
-        out: array of any strides for the result, which shares no memory with ``x`` and ``flow``; None makes one.
+        out: array for the result, of any ascending strides, which shares no memory with ``x`` and ``flow``; None makes
+            one.
 
     Returns:
         (N, C, H, W) in the dtype of ``x``, and in its memory format unless ``out`` is given.
@@ -266,9 +267,8 @@ def flow_warp(
     else:
         out = _check.output(op, out, x.shape, None, x=x, flow=flow)
     if out.size > 0:
-        x, flow = np.require(x, requirements="A"), np.require(flow, requirements="A")
-        names = (x.dtype.name, flow.dtype.name)
-        _numpy.flow_warp(out, x, flow, interpolation == "nearest", padding == "border", *names)
+        nearest, border = interpolation == "nearest", padding == "border"
+        _numpy.flow_warp(out, ascending(x), ascending(flow), nearest, border, x.dtype.name, flow.dtype.name)
     return out
 
 

@@ -54,7 +54,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     metadata: dict[str, str] = {}
     try:
         if path.suffix in (".param", ".bin") and path.with_suffix(".param").is_file():
-            tensors = read_ncnn(path.with_suffix(".param"))
+            arrays = read_ncnn(path.with_suffix(".param"))
+            tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
         elif path.suffix == ".safetensors":
             tensors, metadata = _read_safetensors(path)
         else:

@@ -38,7 +38,9 @@ def export_model(model: Upscaler, path: Path) -> None:
     if path.suffix == ".onnx":
         _write(path, _onnx_bytes(model))
     elif path.suffix == ".param":
-        write_ncnn(path, *layers_of(model), model.scale)
+        convolutions, slopes = layers_of(model)
+        pairs = [(weight.numpy(), bias.numpy()) for weight, bias in convolutions]
+        write_ncnn(path, pairs, [slope.numpy() for slope in slopes], model.scale)
     elif path.suffix == ".pth":
         content = io.BytesIO()  # torch would turn a full disk into another error
         torch.save({"params": {key: value.float().cpu() for key, value in model.state_dict().items()}}, content)

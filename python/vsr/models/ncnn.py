@@ -2,6 +2,7 @@
 
 The ``.param`` file is text: a magic number, counts, one line per layer. The ``.bin`` file holds the layers' weights in
 the same order: a convolution's kernel behind a tag that says its type, biases and PReLU slopes as plain float32.
+Arrays are NumPy's, so that programs without torch can read and write them too.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from vsr.errors import UserError
 from vsr.files import PendingFile, writing
@@ -20,6 +20,8 @@ from vsr.files import PendingFile, writing
 _MAGIC = "7767517"
 _FLOAT32, _FLOAT16 = 0x00000000, 0x01306B47
 _CHAIN = ("Convolution", "PReLU")
+
+Array = NDArray[np.float32]
 
 
 @dataclass
@@ -29,7 +31,7 @@ class _Layer:
     inputs: list[str]
     outputs: list[str]
     settings: dict[int, float]
-    tensors: dict[str, Tensor] = field(default_factory=dict)
+    arrays: dict[str, Array] = field(default_factory=dict)
 
     def number(self, key: int, default: int = 0) -> int:
         return int(self.settings.get(key, default))
@@ -43,15 +45,15 @@ class _Reader:
         self.data = path.read_bytes()
         self.at = 0
 
-    def plain(self, count: int, kind: str = "<f4") -> Tensor:
+    def plain(self, count: int, kind: str = "<f4") -> Array:
         size = count * np.dtype(kind).itemsize
         if self.at + size > len(self.data):
             raise UserError(f"{self.path}: ends after {len(self.data)} bytes, in the middle of its weights")
         values = np.frombuffer(self.data, kind, count, self.at).astype(np.float32)
         self.at += -(-size // 4) * 4  # padded to whole words
-        return torch.from_numpy(values)
+        return values
 
-    def tagged(self, count: int) -> Tensor:
+    def tagged(self, count: int) -> Array:
         tag = int.from_bytes(self.data[self.at : self.at + 4], "little")
         self.at += 4
         if tag not in (_FLOAT32, _FLOAT16):
@@ -59,14 +61,14 @@ class _Reader:
         return self.plain(count, "<f2" if tag == _FLOAT16 else "<f4")
 
 
-def read_ncnn(path: Path) -> dict[str, Tensor]:
+def read_ncnn(path: Path) -> dict[str, Array]:
     """State_dict of the compact network (:class:`vsr.models.SRVGGNet`) in an ncnn model.
 
     Args:
         path: The ``.param`` file; the ``.bin`` file of the same name lies beside it.
 
     Returns:
-        float32 tensors under the keys ``body.{i}.weight`` and ``body.{i}.bias``.
+        float32 arrays under the keys ``body.{i}.weight`` and ``body.{i}.bias``.
 
     Raises:
         UserError: A file is missing, damaged or holds another network.
@@ -82,10 +84,10 @@ def read_ncnn(path: Path) -> dict[str, Tensor]:
         _read_weights(layer, reader)
     if reader.at != len(reader.data):
         raise UserError(f"{weights}: {len(reader.data) - reader.at} bytes are left over; it does not fit {path.name}")
-    return {f"body.{i}.{key}": value for i, layer in enumerate(chain) for key, value in layer.tensors.items()}
+    return {f"body.{i}.{key}": value for i, layer in enumerate(chain) for key, value in layer.arrays.items()}
 
 
-def write_ncnn(path: Path, convolutions: Sequence[tuple[Tensor, Tensor]], slopes: Sequence[Tensor], scale: int) -> None:
+def write_ncnn(path: Path, convolutions: Sequence[tuple[Array, Array]], slopes: Sequence[Array], scale: int) -> None:
     """Write a compact network for ncnn: what :func:`read_ncnn` reads.
 
     Args:
@@ -101,18 +103,18 @@ def write_ncnn(path: Path, convolutions: Sequence[tuple[Tensor, Tensor]], slopes
     weights: list[bytes] = []
     blob = "data_body"
 
-    def layer(kind: str, name: str, settings: str, *tensors: Tensor) -> None:
+    def layer(kind: str, name: str, settings: str, *arrays: Array) -> None:
         nonlocal blob
         lines.append(f"{kind} {name} 1 1 {blob} {name} {settings}")
-        weights.extend(tensor.numpy().astype("<f4").tobytes() for tensor in tensors)
+        weights.extend(array.astype("<f4").tobytes() for array in arrays)
         blob = name
 
     for i, (weight, bias) in enumerate(convolutions):
         weights.append(_FLOAT32.to_bytes(4, "little"))
-        settings = f"0={weight.shape[0]} 1=3 4=1 5=1 6={weight.numel()}"
-        layer("Convolution", f"conv{i}", settings, weight.contiguous(), bias)
+        settings = f"0={weight.shape[0]} 1=3 4=1 5=1 6={weight.size}"
+        layer("Convolution", f"conv{i}", settings, weight, bias)
         if i < len(slopes):
-            layer("PReLU", f"prelu{i}", f"0={slopes[i].numel()}", slopes[i])
+            layer("PReLU", f"prelu{i}", f"0={slopes[i].size}", slopes[i])
     layer("PixelShuffle", "shuffled", f"0={scale}")
     lines.append(f"Interp repeat 1 1 data_skip repeated 0=1 1={scale:.6e} 2={scale:.6e}")
     lines.append(f"BinaryOp add 2 1 {blob} repeated output 0=0")
@@ -185,12 +187,12 @@ def _check_graph(path: Path, layers: list[_Layer]) -> None:
 
 def _read_weights(layer: _Layer, reader: _Reader) -> None:
     if layer.kind == "PReLU":
-        layer.tensors["weight"] = reader.plain(layer.number(0))
+        layer.arrays["weight"] = reader.plain(layer.number(0))
         return
     c_out, count = layer.number(0), layer.number(6)
     # kernel, dilation, stride, padding, whether there is a bias
     form = (layer.number(1), layer.number(2, 1), layer.number(3, 1), layer.number(4), layer.number(5))
     if form != (3, 1, 1, 1, 1) or c_out < 1 or count < 1 or count % (9 * c_out):
         raise UserError(f"{reader.path}: {layer.name} is no 3x3 convolution with padding 1 and bias")
-    layer.tensors["weight"] = reader.tagged(count).view(c_out, -1, 3, 3)
-    layer.tensors["bias"] = reader.plain(c_out)
+    layer.arrays["weight"] = reader.tagged(count).reshape(c_out, -1, 3, 3)
+    layer.arrays["bias"] = reader.plain(c_out)
