@@ -36,6 +36,7 @@ class Case:
     warmup: int = 2
     repeats: int = 1  # how often a call does the work
     finish: Callable[[], None] = lambda: None  # waits for what calls only enqueue
+    clock: Callable[[], float] = lambda: time.perf_counter()
 
 
 @dataclass
@@ -84,12 +85,12 @@ def measure(case: Case) -> Result:
         for round_number in range(case.warmup + case.rounds):
             for name in names:
                 case.finish()
-                start = time.perf_counter()
+                start = case.clock()
                 for _ in range(case.calls):
                     case.peers[name]()
                 case.finish()
                 if round_number >= case.warmup:
-                    seconds[name].append((time.perf_counter() - start) / case.calls / case.repeats)
+                    seconds[name].append((case.clock() - start) / case.calls / case.repeats)
     result = Result(case.name)
     for name in names:
         ratios = [theirs / own for theirs, own in zip(seconds[name], seconds[names[0]], strict=True)]

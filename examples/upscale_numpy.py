@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 import vsr_kernels.numpy as vk
 from vsr.inference import VideoReader
+from vsr.inference.colour import BT709
 from vsr.models import weights
 from vsr.models.ncnn import read_ncnn
 
@@ -106,10 +107,10 @@ def upscale(source: Path, target: Path, net: CompactNet, crf: int = 17) -> int:
         stream.width, stream.height = info.width * s, info.height * s
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = info.time_base
+        stream.codec_context.colorspace = BT709
         for pixels, pts in upscaled(reader, net):
-            frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format="yuv420p", dst_colorspace="ITU709")
+            frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format="yuv420p", dst_colorspace=BT709)
             frame.pts, frame.time_base = pts, info.time_base
-            frame.colorspace = stream.codec_context.colorspace = 1  # BT.709
             container.mux(stream.encode(frame))
             count += 1
         container.mux(stream.encode(None))
