@@ -346,6 +346,10 @@ def _build_command(with_torch: bool) -> Any:
     from torch.utils.cpp_extension import BuildExtension
 
     class SharingBuild(BuildExtension):
+        def finalize_options(self) -> None:
+            super().finalize_options()
+            self.force = True  # ninja knows what is up to date, the objects that are handed on included
+
         def build_extension(self, extension: Any) -> None:
             if extension.name == "vsr_kernels._numpy":
                 core = _relative(source_root() / path for path in CORE)
