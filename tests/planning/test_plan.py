@@ -129,6 +129,77 @@ def test_inputs_are_not_touched() -> None:
     assert torch.equal(x, before)
 
 
+def test_inputs_are_read_where_they_lie() -> None:
+    """At any place of a larger tensor, without memory for a copy, and held no longer than the call takes."""
+    frames = torch.rand(7, 12, 6, 10)
+    planned = plan(lambda x: vsr_kernels.pixel_shuffle(x[:, 1:5], 2))
+    with torch.no_grad():
+        for i in range(7):
+            assert torch.equal(planned(frames[i : i + 1]), F.pixel_shuffle(frames[i : i + 1, 1:5], 2))
+    assert planned.obstacle is None and planned.replays[0].arena_bytes == 0
+    alone = storage_users(torch.rand(1, 12, 6, 10))
+    with torch.no_grad():
+        last = torch.rand(1, 12, 6, 10)
+        planned(last)
+    assert storage_users(last) == alone
+
+
+def storage_users(tensor: Tensor) -> int:
+    return int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata))
+
+
+def test_results_as_inputs() -> None:
+    """Of the next call, which writes elsewhere."""
+    planned, x = plan(lambda x: x * 0.5 + x.flip(3)), torch.rand(1, 2, 3, 4)
+    expected = x
+    with torch.inference_mode():
+        for _ in range(6):
+            x, expected = planned(x), planned._function(expected)
+            assert torch.equal(x, expected)
+    assert planned.obstacle is None
+
+
+def test_inputs_that_are_copied() -> None:
+    """Because a step writes to a part of them, or because they are looked at as wider numbers."""
+
+    def overwrites(x: Tensor) -> Tensor:
+        x[:, 1:].mul_(2)
+        return x.sum(1)
+
+    def widens(x: Tensor) -> Tensor:
+        return x.view(torch.int32) + 1
+
+    with torch.no_grad():
+        for function, whole in ((overwrites, torch.rand(1, 6, 5, 8)), (widens, torch.rand(1, 6, 5, 8).half())):
+            planned = plan(function)
+            for start in (0, 2, 1):  # a first call, which is the function itself and refuses odd addresses; two replays
+                x = whole.flatten()[start : start + 160].view(1, 4, 5, 8)
+                before = x.clone()
+                assert torch.equal(planned(x), function(before.clone()))
+                assert start == 0 or torch.equal(x, before)
+            assert planned.obstacle is None and planned.replays[0].arena_bytes > 0
+
+
+def test_expanded_inputs() -> None:
+    """Read, and returned."""
+    x = torch.rand(1, 3, 1, 5).expand(1, 3, 4, 5)
+    check(lambda x: x * 2, x)
+    check(lambda x: (x, x[:, 1:], x + 1), x)
+
+
+def test_inference_mode_and_without() -> None:
+    """What one of them recorded is replayed in the other."""
+    model, x = SRVGGNet(8, 1, 2).eval(), torch.rand(1, 3, 6, 7)
+    modes = (torch.inference_mode, torch.no_grad)
+    for first, second in (modes, modes[::-1]):
+        planned, kept = plan(model), []
+        for mode in (first, first, second, first, second):
+            with mode():
+                kept.append(planned(x))
+                assert torch.equal(kept[-1], model(x))
+        assert planned.obstacle is None
+
+
 def test_what_is_returned_as_it_came() -> None:
     """An input, a view of one, numbers and nothing."""
 

@@ -23,7 +23,8 @@ class Plan:
     """A function that is recorded when the same shapes come a second time, and replayed from then on.
 
     A replay computes what the function does, bit for bit, with weights that were packed once, in memory that was
-    reserved once; only results have memory of their own, which is used again when nothing refers to it any more.
+    reserved once; inputs are read where they lie, results have memory of their own, which is used again when nothing
+    refers to it any more.
 
     Called as it is wherever a replay would not be the same: on other devices, in train mode, with gradients or
     autocast, in traced code, while another thread replays, and where the function depends on the values of tensors.
@@ -74,7 +75,7 @@ class Plan:
     def _why_not(self, tensors: list[Tensor]) -> str | None:
         if torch.compiler.is_compiling():
             return "traced code"
-        if any(type(t) is not Tensor or t.device.type != "cpu" or t.layout != torch.strided for t in tensors):
+        if not all(_is_plain(t) for t in tensors):
             return "expected plain tensors on the CPU"
         if torch.is_grad_enabled():
             return "gradients are enabled"
@@ -141,6 +142,12 @@ def _signature(leaf: Any) -> Hashable:
     if isinstance(leaf, Tensor):
         return tuple(leaf.shape), leaf.stride(), leaf.dtype
     return type(leaf), leaf
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it is numbers in memory, and nothing else."""
+    strided = type(tensor) is Tensor and tensor.device.type == "cpu" and tensor.layout == torch.strided
+    return strided and not tensor.is_conj() and not tensor.is_neg()
 
 
 def _state(tensor: Tensor) -> Hashable:

@@ -26,7 +26,7 @@ class Recording:
 
     Attributes:
         steps: in order.
-        inputs: values that the caller's tensors are copied into.
+        inputs: values that stand for the caller's tensors.
         outputs: values or other objects that the function returns, flat.
         structure: how they are put together.
         buffers: all of them.
@@ -102,8 +102,8 @@ class Recorder:
 
     def add(self, step: Step) -> None:
         """Append a step, which keeps everything that it touches in use."""
-        for value in pytree.tree_leaves((step.arguments, step.keywords, step.results)):
-            if isinstance(value, Value) and value.buffer is not None:
+        for value in step.values():
+            if value.buffer is not None:
                 value.buffer.last = len(self.steps)
         self.steps.append(step)
 

@@ -1,7 +1,13 @@
-"""Runs a recording in an arena."""
+"""Runs a recording in an arena.
+
+Inputs are read where the caller has them. Those that a step overwrites, or that the function returns, are copied first;
+so are those that are looked at as wider numbers, whose address may not suit them.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +19,7 @@ from .record import Recording
 from .steps import Step, Value
 
 _SPARE = 16  # pieces of memory kept per result, for callers who keep as many
+_NOTHING = torch.UntypedStorage(0)
 
 
 class Replay:
@@ -27,18 +34,20 @@ class Replay:
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
+        self._lent = {buffer: _Lent() for buffer in _read_in_place(recording)}
         kept = [buffer for buffer in recording.buffers if buffer.result]
-        shared = [buffer for buffer in recording.buffers if not buffer.result]
+        shared = [buffer for buffer in recording.buffers if not buffer.result and buffer not in self._lent]
         self.arena_bytes = lay_out(shared)
-        self._arena = reserve(self.arena_bytes)
-        self._results = {buffer: _Result(buffer.nbytes) for buffer in kept}
         self.allocating: dict[str, int] = {}
         for step in recording.steps:
             if step.results:
                 name = str(step.function)
                 self.allocating[name] = self.allocating.get(name, 0) + 1
-        self._bound = [self._bind(step) for step in recording.steps]
-        self._inputs = [self._tensor(value) for value in recording.inputs]
+        with torch.inference_mode(False):  # only such memory can be written in either mode
+            self._arena = reserve(self.arena_bytes)
+            self._results = {buffer: _Result(buffer.nbytes) for buffer in kept}
+            self._bound = [self._bind(step) for step in recording.steps]
+            self._take = [self._taker(value) for value in recording.inputs]
         for result in self._results.values():
             result.note_references()
 
@@ -47,15 +56,20 @@ class Replay:
         with torch.no_grad():
             moved = [buffer for buffer, result in self._results.items() if not result.settle()]
             if moved:
-                self._rebind(moved)
-            for into, given in zip(self._inputs, tensors, strict=True):
-                into.copy_(given)
-            for function, arguments, keywords, results in self._bound:
-                made = function(*arguments, **keywords)
-                if results:
-                    leaves = [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
-                    for into, tensor in zip(results, leaves, strict=True):
-                        into.copy_(tensor)
+                with torch.inference_mode(False):
+                    self._rebind(moved)
+            try:
+                for take, given in zip(self._take, tensors, strict=True):
+                    take(given)
+                for function, arguments, keywords, results in self._bound:
+                    made = function(*arguments, **keywords)
+                    if results:
+                        leaves = [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
+                        for into, tensor in zip(results, leaves, strict=True):
+                            into.copy_(tensor)
+            finally:
+                for lent in self._lent.values():
+                    lent.leave()
             outputs = [self._tensor(leaf) if isinstance(leaf, Value) else leaf for leaf in self._recording.outputs]
             return pytree.tree_unflatten(outputs, self._recording.structure)
 
@@ -64,10 +78,21 @@ class Replay:
             assert value.constant is not None
             return value.constant
         buffer = value.buffer
+        if buffer in self._lent:
+            return self._lent[buffer].tensor(value)
         result = self._results.get(buffer)
         memory = self._arena[buffer.offset : buffer.offset + buffer.nbytes] if result is None else result.memory
         typed = memory[: buffer.nbytes // value.dtype.itemsize * value.dtype.itemsize].view(value.dtype)
         return typed.as_strided(value.shape, value.strides, typed.storage_offset() + value.offset)
+
+    def _taker(self, value: Value) -> Callable[[Tensor], Any]:
+        """What is called with an input."""
+        assert value.buffer is not None
+        lent = self._lent.get(value.buffer)
+        if lent is not None:
+            return lent.enter
+        into = _distinct(self._tensor(value))
+        return lambda given: into.copy_(_distinct(given))
 
     def _bind(self, step: Step) -> tuple[Any, list[Any], dict[str, Any], list[Tensor]]:
         def bound(leaf: Any) -> Any:
@@ -79,14 +104,54 @@ class Replay:
     def _rebind(self, moved: list[Buffer]) -> None:
         """Point everything at the new memory of results."""
         for i, step in enumerate(self._recording.steps):
-            values = pytree.tree_leaves((step.arguments, step.keywords, step.results))
-            if any(isinstance(value, Value) and value.buffer in moved for value in values):
+            if any(value.buffer in moved for value in step.values()):
                 self._bound[i] = self._bind(step)
         for i, value in enumerate(self._recording.inputs):
             if value.buffer in moved:
-                self._inputs[i] = self._tensor(value)
+                self._take[i] = self._taker(value)
         for buffer in moved:
             self._results[buffer].note_references()
+
+
+class _Lent:
+    """An input, and views of it, where the caller has it: tensors that are of its memory during a call."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[Value, Tensor] = {}
+
+    def tensor(self, value: Value) -> Tensor:
+        """What stands for the input or a view of it; empty between calls."""
+        if value not in self._tensors:
+            self._tensors[value] = torch.empty(0, dtype=value.dtype)
+        return self._tensors[value]
+
+    def enter(self, given: Tensor) -> None:
+        """Make all of them the caller's memory."""
+        storage, start = given.untyped_storage(), given.storage_offset() * given.itemsize
+        for value, tensor in self._tensors.items():
+            tensor.set_(storage, start // value.dtype.itemsize + value.offset, value.shape, value.strides)
+
+    def leave(self) -> None:
+        """Refer to it no more."""
+        for tensor in self._tensors.values():
+            tensor.set_(_NOTHING)
+
+
+def _read_in_place(recording: Recording) -> set[Buffer]:
+    """Of inputs that nothing writes to."""
+    copied = {value.buffer for step in recording.steps for value in step.written()}
+    itemsize = {value.buffer: value.dtype.itemsize for value in recording.inputs}
+    touched = (value for step in recording.steps for value in step.values())
+    copied |= {value.buffer for value in touched if value.dtype.itemsize > itemsize.get(value.buffer, math.inf)}
+    return {buffer for buffer in itemsize if buffer is not None and not buffer.result and buffer not in copied}
+
+
+def _distinct(tensor: Tensor) -> Tensor:
+    """Without the repetitions of expanded dimensions, which cannot be written."""
+    for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        if size > 1 and stride == 0:
+            tensor = tensor.narrow(dim, 0, 1)
+    return tensor
 
 
 class _Result:
@@ -107,7 +172,8 @@ class _Result:
         if _references(self.memory) == self._references:
             return True
         back = next((i for i, piece in enumerate(self._away) if _references(piece) == self._alone), None)
-        taken = reserve(self.memory.numel()) if back is None else self._away.pop(back)
+        with torch.inference_mode(False):
+            taken = reserve(self.memory.numel()) if back is None else self._away.pop(back)
         self._away = [*self._away, self.memory][-_SPARE:]
         self.memory = taken
         return False

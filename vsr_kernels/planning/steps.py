@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,10 +47,25 @@ class Step:
         results: values to copy what it returns into; empty for a call that writes into an argument.
     """
 
-    function: Callable[..., Any]
+    function: torch._ops.OpOverload
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
     results: list[Value] = field(default_factory=list)
+
+    def values(self) -> list[Value]:
+        """All that it touches."""
+        leaves = pytree.tree_leaves((self.arguments, self.keywords, self.results))
+        return [leaf for leaf in leaves if isinstance(leaf, Value)]
+
+    def written(self) -> Iterator[Value]:
+        """What it writes into."""
+        yield from self.results
+        listed = self.function._schema.arguments
+        given = {**dict(zip((argument.name for argument in listed), self.arguments, strict=False)), **self.keywords}
+        for argument in listed:
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                leaves = pytree.tree_leaves(given.get(argument.name))
+                yield from (leaf for leaf in leaves if isinstance(leaf, Value))
 
 
 def constant(tensor: Tensor) -> Value:
