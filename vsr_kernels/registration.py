@@ -1,7 +1,7 @@
 """What has to wait until operators are defined: fake kernels, gradients, autocast rules.
 
-Operators are defined twice, with the same arguments: ``vsr_kernels::*`` by the compiled library, and ``vsr_triton::*`` by
-:mod:`vsr_kernels.triton`. What is registered for both is told the namespace.
+Operators are defined twice, with the same arguments: ``vsr_kernels::*`` by the compiled library, and ``vsr_triton::*``
+by :mod:`vsr_kernels.triton`. What is registered for both is told the namespace.
 """
 
 from __future__ import annotations

@@ -46,13 +46,15 @@ def on(backend: str) -> Iterator[None]:
 
 
 def _marks(
-    operator: str, backend: str, dtype: str, why_not: str | None, *, isa: bool = True
+    operator: str, backend: str, dtype: str, why_not: str | None, *, isa: bool = True, small: bool = True
 ) -> list[pytest.MarkDecorator]:
     marks = [pytest.mark.cell(operator, backend, dtype)]
     if device_of(backend) == "cuda":
         marks.append(pytest.mark.gpu)
     if why_not is not None:
         marks.append(pytest.mark.skip(reason=why_not))
+    if backend == "triton" and INTERPRETED and small and why_not is None:
+        marks.append(pytest.mark.interpreted)
     if backend == "cpu" and isa and dtype != "float64":  # which runs as reference
         marks.append(pytest.mark.isa)
     return marks
@@ -60,7 +62,7 @@ def _marks(
 
 def _parameter(case: Case, backend: str, why_not: str | None) -> Any:
     name, dtype = case.operator.name, str(case.dtype).removeprefix("torch.")
-    marks = _marks(name, backend, dtype, why_not, isa=few(case))
+    marks = _marks(name, backend, dtype, why_not, isa=few(case), small=interpretable(case))
     return pytest.param(backend, case, marks=marks, id=f"{name}-{backend}-{case.label}")
 
 
@@ -96,6 +98,15 @@ def parameters(
 def few(case: Case) -> bool:
     """Every fourth case: for tests of properties that do not hang on each size."""
     return case.number % STRIDE == 0
+
+
+def interpretable(case: Case) -> bool:
+    """Few and small cases: Triton's interpreter takes a second for a hundred products of matrix blocks."""
+    row = case.row
+    pixels = row.get("n", 0) * row.get("h", 0) * row.get("w", 0)
+    channels = max((row.get(name, 0) for name in ("c", "c_in", "c_out", "c_mid", "c_res")), default=0)
+    wide = channels * row.get("r", 1) ** 2
+    return few(case) and 0 < pixels <= 100 and wide <= 48 and case.dtype != torch.float64
 
 
 def every_dtype_and_backend() -> list[Any]:

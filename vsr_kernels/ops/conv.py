@@ -82,9 +82,7 @@ def conv3x3(
     slopes = split_slope(slope)
     ops = backend.operators(chosen)
     kept = None if packed is None else packed.get(ops, slot, x, weight, bias, *slopes, activation, r)
-    out, _ = ops.conv3x3(
-        x, weight, bias, *slopes, residual, activation, 1.0, r, keep, exact_float32(x), kept
-    )
+    out, _ = ops.conv3x3(x, weight, bias, *slopes, residual, activation, 1.0, r, keep, exact_float32(x), kept)
     return out
 
 
@@ -236,9 +234,7 @@ def activation_gradients(
     """Gradient before the epilogue, (N, C_out, H, W), and the gradient of the prelu slope."""
     if activation == "none" and scale == 1.0 and r == 1:
         return grad, None
-    return ops.conv3x3_epilogue_backward(
-        grad, grad if saved is None else saved, slope, activation, number, scale, r
-    )
+    return ops.conv3x3_epilogue_backward(grad, grad if saved is None else saved, slope, activation, number, scale, r)
 
 
 def empty_channels_last(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -435,7 +431,9 @@ def _register(namespace: str) -> None:
     ):
         torch.library.register_fake(f"{namespace}::{op}", fake)
     torch.library.register_autograd(f"{namespace}::conv3x3", partial(_conv_backward, ops), setup_context=_conv_setup)
-    torch.library.register_autograd(f"{namespace}::residual_block", partial(_block_backward, ops), setup_context=_block_setup)
+    torch.library.register_autograd(
+        f"{namespace}::residual_block", partial(_block_backward, ops), setup_context=_block_setup
+    )
     no_double_backward(namespace, "conv3x3_backward")
     no_double_backward(namespace, "conv3x3_epilogue_backward")
     register_autocast(namespace, "conv3x3")

@@ -101,9 +101,7 @@ def sparse_conv3x3(
     ops = backend.operators(chosen)
     kept = None if packed is None else packed.get(ops, 0, x, weight, bias, *slopes, activation)
     lists = (_check.on_device(gather, x), _check.on_device(scatter, x))
-    out, _ = ops.sparse_conv3x3(
-        x, weight, bias, *slopes, *lists, residual, activation, keep, exact_float32(x), kept
-    )
+    out, _ = ops.sparse_conv3x3(x, weight, bias, *slopes, *lists, residual, activation, keep, exact_float32(x), kept)
     return out
 
 

@@ -21,19 +21,23 @@ from .kernels.epilogue_gradient import epilogue_gradient_kernel
 from .kernels.pack import pack_kernel
 from .tiles import at_least_16, autotune, is_wide, precision
 
+#: Output channels of a program, at most: twice as many spill registers on sm_100 and gfx1100.
+CHANNELS = 64
 #: 64 pixels fill many multiprocessors with a small image; 128 and 256 read fewer halos and fewer weights per product.
-#: Eight warps halve the sums that a thread holds, four share operands among fewer.
-TILES = (
+#: Eight warps halve the sums that a thread holds, four share operands among fewer. 256 spill registers on gfx1100.
+TILES: tuple[dict[str, int], ...] = (
     {"BLOCK_H": 8, "BLOCK_W": 16, "num_warps": 4, "num_stages": 3},
     {"BLOCK_H": 4, "BLOCK_W": 16, "num_warps": 4, "num_stages": 3},
     {"BLOCK_H": 8, "BLOCK_W": 16, "num_warps": 8, "num_stages": 3},
-    {"BLOCK_H": 16, "BLOCK_W": 16, "num_warps": 8, "num_stages": 2},
 )
+if not torch.version.hip:
+    TILES += ({"BLOCK_H": 16, "BLOCK_W": 16, "num_warps": 8, "num_stages": 2},)
 GRADIENT_TILES = (
     {"BLOCK_P": 64, "num_warps": 4, "num_stages": 3},
     {"BLOCK_P": 32, "num_warps": 4, "num_stages": 4},
 )
-#: Shares of the pixels whose sums are added at the end, at most; a share has this many pixels at least.
+#: Shares of the pixels whose sums are added at the end, at most; a share has this many pixels at least, where there are
+#: as many.
 SHARES, SHARE = 64, 1024
 
 _tuned_conv = autotune(TILES, ("magnitude", "C_IN", "C_OUT", "GATHER", "PRECISION"))(conv3x3_kernel)
@@ -58,7 +62,7 @@ def _pack(weight: Tensor, r: int = 1, *, transposed: bool = False) -> Tensor:
     w_o, w_i, w_h, w_w = weight.stride()
     if transposed:
         c_out, c_in, w_o, w_i = c_in, c_out, w_i, w_o
-    block = at_least_16(c_out, 128)
+    block = at_least_16(c_out, CHANNELS)
     padded = triton.cdiv(c_out, block) * block
     packed = weight.new_empty((9 * c_in, padded))
     if packed.numel():
@@ -96,7 +100,7 @@ def _convolve(
         out = torch.clone(residual, memory_format=torch.channels_last)
     if n * h * w * c_out == 0:
         return out, kept
-    block_k = 32 if x.dtype == torch.float32 or padded >= 128 else 64
+    block_k = 32 if x.dtype == torch.float32 else 64
     while c_in % block_k and block_k > 16:
         block_k //= 2
     if c_in % block_k or in_channels is not None:
@@ -137,7 +141,7 @@ def _convolve(
         SCATTER=out_channels is not None,
         PRECISION=precision(x, exact),
         WIDE=is_wide(x, beside, out),
-        BLOCK_N=min(padded, 128),
+        BLOCK_N=min(padded, CHANNELS),
         BLOCK_K=block_k,
     )
     return out, kept
@@ -227,9 +231,7 @@ def _block(
     hidden, kept = _convolve(
         x, packed1, int(weight1.shape[0]), first, exact=exact, keep=before, in_channels=in_channels
     )
-    out, empty = _convolve(
-        hidden, packed2, int(weight2.shape[0]), second, exact=exact, out_channels=out_channels
-    )
+    out, empty = _convolve(hidden, packed2, int(weight2.shape[0]), second, exact=exact, out_channels=out_channels)
     return out, kept if before else hidden if keep else empty
 
 
@@ -312,7 +314,7 @@ def _weight_gradient(
     pixels = n * h * w
     if pixels * c_out == 0 or (c_in == 0 and not need_bias):
         return torch.zeros_like(weight, memory_format=torch.contiguous_format), x.new_zeros((c_out,))
-    share = max(SHARE, triton.cdiv(triton.cdiv(pixels, SHARES), 64) * 64)
+    share = triton.cdiv(min(pixels, max(SHARE, triton.cdiv(pixels, SHARES))), 64) * 64
     shares = triton.cdiv(pixels, share)
     sums = x.new_empty((shares, 9, c_in, c_out), dtype=torch.float32)
     bias_sums = x.new_empty((shares, c_out if need_bias else 0), dtype=torch.float32)

@@ -11,7 +11,6 @@ from ..layout import empty_like_format, memory_format_of
 from .kernels.shuffle import shuffle_kernel
 from .tiles import autotune, is_wide
 
-
 #: Elements of a program: a store of 16 bytes per lane of 16-bit elements, or several of them to hide the loads.
 TILES = ({"BLOCK": 1024, "num_warps": 4, "num_stages": 1}, {"BLOCK": 2048, "num_warps": 4, "num_stages": 1})
 

@@ -60,9 +60,7 @@ def flow_warp(x: Tensor, flow: Tensor, interpolation: str, padding: str) -> Tens
 
 
 @triton_op("vsr_triton::flow_warp_concat", mutates_args=())
-def flow_warp_concat(
-    x: Tensor, flow: Tensor, y: Tensor, warp_first: bool, interpolation: str, padding: str
-) -> Tensor:
+def flow_warp_concat(x: Tensor, flow: Tensor, y: Tensor, warp_first: bool, interpolation: str, padding: str) -> Tensor:
     """The same beside y, in one tensor."""
     n, c, h, w = x.shape
     out = empty_like_format(x, (n, c + y.shape[1], h, w))

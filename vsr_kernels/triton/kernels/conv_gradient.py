@@ -83,7 +83,6 @@ def weight_gradient_kernel(
     slot = (tl.program_id(1).to(tl.int64) * 9 + tap) * C_IN
     mask = (c_in < C_IN)[:, None] & (c_out < C_OUT)[None, :]
     tl.store(sums + (slot + c_in)[:, None] * C_OUT + c_out[None, :], total, mask=mask)
-    if BIAS:
-        if (tap == 0) & (block // out_blocks == 0):
-            to = bias_sums + tl.program_id(1).to(tl.int64) * C_OUT + c_out
-            tl.store(to, bias_total, mask=c_out < C_OUT)
+    if BIAS and (tap == 0) & (block // out_blocks == 0):
+        to = bias_sums + tl.program_id(1).to(tl.int64) * C_OUT + c_out
+        tl.store(to, bias_total, mask=c_out < C_OUT)

@@ -102,5 +102,7 @@ def flow_warp_kernel(
             b = tl.load(from_c + x_w, mask=(right_in & top_in)[:, None] & some, other=0.0).to(tl.float32)
             d = tl.load(from_c + x_h, mask=(left_in & low_in)[:, None] & some, other=0.0).to(tl.float32)
             e = tl.load(from_c + x_h + x_w, mask=(right_in & low_in)[:, None] & some, other=0.0).to(tl.float32)
-            value = value * (gy * gx)[:, None] + b * (gy * fx)[:, None] + d * (fy * gx)[:, None] + e * (fy * fx)[:, None]
+            value = (
+                value * (gy * gx)[:, None] + b * (gy * fx)[:, None] + d * (fy * gx)[:, None] + e * (fy * fx)[:, None]
+            )
         tl.store(target + (c * o_c)[None, :], value.to(out.dtype.element_ty), mask=exists[:, None] & some)

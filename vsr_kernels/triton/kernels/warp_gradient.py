@@ -71,9 +71,7 @@ def flow_gradient_kernel(
     row = pixel // W
     col = pixel % W
     exists = pixel < pixels
-    left, top, fx, fy, flat_x, flat_y = sample(
-        flow, image, row, col, exists, H, W, f_n, f_c, f_h, f_w, False, BORDER
-    )
+    left, top, fx, fy, flat_x, flat_y = sample(flow, image, row, col, exists, H, W, f_n, f_c, f_h, f_w, False, BORDER)
     channel = tl.arange(0, BLOCK_C)
     left_in = exists & (left >= 0) & (left < W)
     right_in = exists & (left + 1 >= 0) & (left + 1 < W)
