@@ -164,7 +164,7 @@ def choose(op: str, x: Tensor) -> str:
     missing = _missing(op, x)
     if missing is None and forced != "triton":
         return device
-    if device == "cuda" or forced == "triton":
+    if forced == "triton" or (device == "cuda" and op not in _state.kernels["cuda"]):
         obstacle = _state.triton_error or _unfit_for_triton(op, x)
         if obstacle is None:
             return "triton"

@@ -18,8 +18,9 @@ from . import _check
 def flow_warp(x: Tensor, flow: Tensor, *, interpolation: str = "bilinear", padding: str = "zeros") -> Tensor:
     """Backward warp: ``out[n, :, i, j]`` is ``x[n]`` sampled at row ``i + dy``, column ``j + dx``.
 
-    Equals ``grid_sample(align_corners=True)`` on the pixel grid, without building a grid. On CUDA, the gradient by
-    ``x`` is a sum whose order changes from run to run, unless ``torch.use_deterministic_algorithms(True)`` is in force.
+    Equals ``grid_sample(align_corners=True)`` on the pixel grid, without building a grid. In the compiled
+    CUDA kernels, the gradient by ``x`` is a sum whose order changes from run to run, unless
+    ``torch.use_deterministic_algorithms(True)`` is in force.
 
     Args:
         x: (N, C, H, W), float32, float16, bfloat16 or float64, any strides.

@@ -119,6 +119,7 @@ def _gradient_by_x(grad: Tensor, x: Tensor, flow: Tensor, nearest: bool, border:
     if x.numel() == 0:
         return by_x
     block_p, block_c = _blocks(x)
+    block_p //= 4  # four corners of 64-bit sums, addresses and masks at once: more would spill registers
     grid = (n * triton.cdiv(h * w, block_p),)
     headroom = 24 if h * w <= 2**24 else 31  # logarithm of the largest number of pixels
     largest = torch.zeros(n, dtype=torch.int32, device=x.device)
