@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
@@ -179,3 +181,23 @@ def test_compiled(case: str, target: str, tile: int, tmp_path: Path) -> None:
     limit = LDS if target in AMD else DEVICES[int(target[3:])].shared_optin
     assert compiled.metadata.shared <= limit  # type: ignore[attr-defined]
     assert spilled(compiled, target, tmp_path) == 0
+
+
+def test_tracing_sees_the_kernels() -> None:
+    """What torch.compile makes of an operator holds its launches, for tensors on a GPU that need not be there."""
+    why_not = registered()
+    if why_not is not None:
+        pytest.skip(why_not)
+    from vsr_kernels.triton import conv, shuffle, warp
+
+    def run(x: Tensor, w: Tensor, flow: Tensor) -> tuple[object, ...]:
+        y, _ = conv._convolve(x, conv._pack(w), 16, conv._Epilogue(), exact=True)
+        by_weight, _ = conv._weight_gradient(y, x, w, None, True, True)
+        by_x = warp._gradient_by_x(y, x, flow, False, False)
+        return by_weight, by_x, shuffle._shuffled(y, (1, 4, 16, 16), 2, False)
+
+    with FakeTensorMode():
+        x, w = (torch.empty(size, dtype=BF16, device="cuda") for size in ((1, 16, 8, 8), (16, 16, 3, 3)))
+        graph = make_fx(run)(x, w, torch.empty(1, 2, 8, 8, device="cuda")).graph
+    launches = [node for node in graph.nodes if "triton_kernel_wrapper" in str(node.target)]
+    assert len(launches) == 7
