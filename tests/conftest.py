@@ -23,6 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "cell(operator, backend, dtype): the entry of the final table that a test covers"
     )
     config.addinivalue_line("markers", "isa: repeated for every CPU instruction set, in a process of its own")
+    config.addinivalue_line("markers", "interpreted: run by Triton's interpreter, in a process of its own")
     config.pluginmanager.register(OperatorTable(), "operator-table")
 
 

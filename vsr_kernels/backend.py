@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import os
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +18,7 @@ from torch import Tensor
 from . import build, registration
 
 #: Names that :func:`use_backend` takes, in the order of preference.
-NAMES = ("cuda", "cpu", "reference")
+NAMES = ("cuda", "triton", "cpu", "reference")
 
 OPERATORS = (
     "conv3x3",
@@ -49,6 +52,7 @@ class _State:
         self.ready = False
         self.cpu_error = "not loaded"
         self.cuda_error = "not loaded"
+        self.triton_error = "not loaded"
         self.kernels: dict[str, frozenset[str]] = {"cpu": frozenset(), "cuda": frozenset(), "meta": frozenset()}
         self.forced: str | None = None
         self.warned: set[tuple[str, str]] = set()
@@ -82,6 +86,8 @@ def load(*, compile_missing: bool = True) -> None:
                 _state.cpu_error = str(error)
         if cpu is not None:
             _load_objects(cpu, cuda)
+        if not _state.kernels["cuda"] and (torch.version.cuda or torch.version.hip):
+            _load_triton()
         _state.ready = True
 
 
@@ -92,7 +98,7 @@ def _load_objects(cpu: Path, cuda: Path | None) -> None:
         _state.cpu_error = f"{cpu.name} could not be loaded: {error}"
         return
     _state.cpu_error = ""
-    registration.run()
+    registration.run(registration.COMPILED)
     if torch.version.cuda is None:
         _state.cuda_error = f"this torch ({torch.__version__}) has no CUDA"
     elif cuda is None:
@@ -110,8 +116,34 @@ def _load_objects(cpu: Path, cuda: Path | None) -> None:
     _state.kernels["meta"] = frozenset(OPERATORS)
 
 
+def _load_triton() -> None:
+    """Register the Triton operators, where Triton is installed; a second or two, and only where they may run."""
+    if not _state.triton_error:
+        return
+    if importlib.util.find_spec("triton") is None:
+        _state.triton_error = "the package triton is not installed"
+        return
+    try:
+        importlib.import_module("vsr_kernels.triton")
+    except Exception as error:  # an installed Triton that torch or this machine cannot use fails in many ways
+        _state.triton_error = f"Triton could not be used: {error}"
+        return
+    registration.run(registration.TRITON)
+    _state.triton_error = ""
+
+
+def interpreted() -> bool:
+    """Whether Triton kernels run in Triton's interpreter, on the CPU: for tests, and for stepping through them."""
+    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+
+
+def operators(chosen: str) -> Any:
+    """The namespace of ``torch.ops`` that holds the operators of a backend other than the reference."""
+    return registration.operators(registration.TRITON if chosen == "triton" else registration.COMPILED)
+
+
 def choose(op: str, x: Tensor) -> str:
-    """The backend that runs ``op`` on ``x``: ``cuda``, ``cpu`` or ``reference``.
+    """The backend that runs ``op`` on ``x``, by its name.
 
     Raises:
         RuntimeError: a backend was forced that cannot run this.
@@ -126,11 +158,17 @@ def choose(op: str, x: Tensor) -> str:
     if forced == "reference" or x.dtype == torch.float64:
         return "reference"
     device = x.device.type
-    if forced is not None and forced != device:
-        raise RuntimeError(f"{op}: use_backend({forced!r}): expected a tensor on {forced}, got one on {device}")
+    wanted = ("cpu" if interpreted() else "cuda") if forced == "triton" else forced
+    if wanted is not None and wanted != device:
+        raise RuntimeError(f"{op}: use_backend({forced!r}): expected a tensor on {wanted}, got one on {device}")
     missing = _missing(op, x)
-    if missing is None:
+    if missing is None and forced != "triton":
         return device
+    if forced == "triton" or (device == "cuda" and op not in _state.kernels["cuda"]):
+        obstacle = _state.triton_error or _unfit_for_triton(op, x)
+        if obstacle is None:
+            return "triton"
+        missing = obstacle if forced == "triton" or missing is None else f"{missing}; in Triton: {obstacle}"
     if forced is not None:
         raise RuntimeError(f"{op}: use_backend({forced!r}): no kernel: {missing}")
     if (op, missing) not in _state.warned and not torch.compiler.is_compiling():
@@ -163,6 +201,17 @@ def _unfit(op: str, x: Tensor) -> str | None:
     return None
 
 
+def _unfit_for_triton(op: str, x: Tensor) -> str | None:
+    """Why the Triton kernel of ``op`` cannot run on ``x``, or None."""
+    if interpreted():
+        if op in TENSOR_CORE_OPERATORS and x.dtype == torch.bfloat16:
+            return "Triton's interpreter multiplies matrices of bfloat16 wrongly"
+        return None
+    if torch.version.hip is None and (capability := compute_capability(x.device.index)) < FULL_CAPABILITY:
+        return f"the GPU has compute capability {'.'.join(map(str, capability))}, Triton needs 8.0"
+    return None
+
+
 @torch.compiler.assume_constant_result
 def compute_capability(index: int | None) -> tuple[int, int]:
     """Of a GPU; asked only for a tensor that is on one, so that CUDA is never initialised for the question.
@@ -179,7 +228,7 @@ def use_backend(name: str) -> Iterator[None]:
     float64 always runs as ``reference``.
 
     Args:
-        name: ``cuda``, ``cpu`` or ``reference``.
+        name: ``cuda``, ``triton``, ``cpu`` or ``reference``.
 
     Raises:
         ValueError: an unknown name.
@@ -187,6 +236,9 @@ def use_backend(name: str) -> Iterator[None]:
     """
     if name not in NAMES:
         raise ValueError(f"use_backend: name: expected one of {', '.join(NAMES)}, got {name!r}")
+    if name == "triton":
+        load()
+        _load_triton()
     status = backends()[name]
     if not status.available:
         raise RuntimeError(f"use_backend: {name} is not available: {status.detail}")
@@ -208,9 +260,22 @@ def backends() -> dict[str, BackendStatus]:
     cuda_detail = cuda_error or ", ".join(_describe(i) for i in range(torch.cuda.device_count()))
     return {
         "cuda": BackendStatus(not cuda_error, _in_order("cuda"), cuda_detail),
+        "triton": _triton_status(),
         "cpu": BackendStatus(cpu_ok, _in_order("cpu"), cpu_detail),
         "reference": BackendStatus(True, OPERATORS, f"plain PyTorch {torch.__version__}"),
     }
+
+
+def _triton_status() -> BackendStatus:
+    """Of an installed Triton that nothing has needed yet, without importing it."""
+    not_needed = _state.triton_error == "not loaded" and importlib.util.find_spec("triton") is not None
+    error = "" if not_needed else _state.triton_error
+    if _state.triton_error == "not loaded" and not not_needed:
+        error = "the package triton is not installed"
+    if not error and not interpreted() and not torch.cuda.is_available():
+        error = "no GPU is visible"
+    detail = "in Triton's interpreter, on the CPU" if interpreted() else "Triton kernels, compiled at first use"
+    return BackendStatus(not error, OPERATORS, error or detail)
 
 
 def _describe(index: int) -> str:

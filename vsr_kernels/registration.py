@@ -1,4 +1,8 @@
-"""What has to wait until the compiled library has defined its operators: fake kernels, gradients, autocast rules."""
+"""What has to wait until operators are defined: fake kernels, gradients, autocast rules.
+
+Operators are defined twice, with the same arguments: ``vsr_kernels::*`` by the compiled library, and ``vsr_triton::*``
+by :mod:`vsr_kernels.triton`. What is registered for both is told the namespace.
+"""
 
 from __future__ import annotations
 
@@ -8,34 +12,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_waiting: list[Callable[[], None]] | None = []  # None once the library is loaded
+COMPILED, TRITON = "vsr_kernels", "vsr_triton"
+
+_waiting: dict[str, list[Callable[[str], None]]] = {COMPILED: [], TRITON: []}
+_defined: set[str] = set()  # namespaces
 _libraries: list[torch.library.Library] = []  # a Library drops its registrations when it is collected
 
 
-def on_load(register: Callable[[], None]) -> Callable[[], None]:
-    """Decorator: call ``register`` once the operators are defined."""
-    if _waiting is None:
-        register()
-    else:
-        _waiting.append(register)
-    return register
+def on_load(*namespaces: str) -> Callable[[Callable[[str], None]], Callable[[str], None]]:
+    """Decorator: call a function with each of these namespaces, once its operators are defined."""
+
+    def keep(register: Callable[[str], None]) -> Callable[[str], None]:
+        for namespace in namespaces:
+            if namespace in _defined:
+                register(namespace)
+            else:
+                _waiting[namespace].append(register)
+        return register
+
+    return keep
 
 
-def run() -> None:
-    """Called by :mod:`vsr_kernels.backend` right after the compiled library was loaded."""
-    global _waiting
-    while _waiting:
-        _waiting.pop(0)()
-    _waiting = None
+def run(namespace: str) -> None:
+    """Called by :mod:`vsr_kernels.backend` right after the operators of a namespace were defined."""
+    while _waiting[namespace]:
+        _waiting[namespace].pop(0)(namespace)
+    _defined.add(namespace)
 
 
-def register_autocast(op: str) -> None:
+def operators(namespace: str) -> Any:
+    """``torch.ops`` of a namespace."""
+    return getattr(torch.ops, namespace)
+
+
+def register_autocast(namespace: str, op: str) -> None:
     """Under autocast, cast the floating arguments of ``op`` (float64 excepted) to the autocast dtype, then call it.
 
     ``torch.library.register_autocast`` fixes the dtype at registration; users of autocast choose it later.
     """
-    library = torch.library.Library("vsr_kernels", "IMPL")
-    packet = getattr(torch.ops.vsr_kernels, op).default
+    library = torch.library.Library(namespace, "IMPL")
+    packet = getattr(operators(namespace), op).default
 
     def kernel(*args: Any) -> Any:
         return under_autocast(packet, *args)
@@ -65,12 +81,12 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     return value
 
 
-def no_double_backward(op: str) -> None:
+def no_double_backward(namespace: str, op: str) -> None:
     """Differentiating ``op``, itself a backward operator, raises and says what to do."""
 
     def backward(ctx: Any, *grads: Tensor) -> None:
         raise RuntimeError(
-            f"vsr_kernels::{op} is not differentiable twice; run the forward under vsr_kernels.use_backend('reference')"
+            f"{namespace}::{op} is not differentiable twice; run the forward under vsr_kernels.use_backend('reference')"
         )
 
-    torch.library.register_autograd(f"vsr_kernels::{op}", backward)
+    torch.library.register_autograd(f"{namespace}::{op}", backward)

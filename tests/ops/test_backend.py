@@ -55,7 +55,7 @@ def test_the_instruction_set_is_reported() -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    expected = "use_backend: name: expected one of cuda, cpu, reference, got 'gpu'"
+    expected = "use_backend: name: expected one of cuda, triton, cpu, reference, got 'gpu'"
     with pytest.raises(ValueError) as caught, vsr_kernels.use_backend("gpu"):
         pass
     assert str(caught.value) == expected
@@ -243,6 +243,71 @@ def test_later_gpus_have_everything(gpu: Callable[[int, int], None], capability:
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
             assert backend.choose(op, OnGpu(dtype)) == "cuda"
         assert backend.choose(op, OnGpu(torch.float64)) == "reference"
+
+
+@pytest.fixture
+def triton(monkeypatch: pytest.MonkeyPatch, gpu: Callable[[int, int], None]) -> None:
+    """As where Triton can be used and the CUDA kernels are missing."""
+    gpu(8, 0)
+    monkeypatch.setitem(backend._state.kernels, "cuda", frozenset())
+    monkeypatch.setattr(backend._state, "cuda_error", "no toolkit, says the test")
+    monkeypatch.setattr(backend._state, "triton_error", "")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+
+@pytest.mark.usefixtures("triton")
+def test_triton_stands_in_for_missing_cuda_kernels(
+    gpu: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quietly; where its GPU is too old for Triton too, both reasons are said."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for op in backend.OPERATORS:
+            assert backend.choose(op, OnGpu(torch.bfloat16)) == "triton"
+            assert backend.choose(op, OnGpu(torch.float64)) == "reference"
+    monkeypatch.setattr(backend, "compute_capability", lambda index: (7, 5))
+    with pytest.warns(
+        UserWarning, match=r"no toolkit, says the test; in Triton: the GPU has .* 7\.5, Triton needs 8\.0"
+    ):
+        assert backend.choose("conv3x3", OnGpu(torch.float16)) == "reference"
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert backend.choose("conv3x3", OnGpu(torch.float16)) == "triton"
+
+
+@pytest.mark.usefixtures("triton")
+def test_triton_by_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes before CUDA kernels then, and takes tensors on a GPU only, unless interpreted."""
+    monkeypatch.setitem(backend._state.kernels, "cuda", frozenset(backend.OPERATORS))
+    assert backend.choose("conv3x3", OnGpu(torch.float16)) == "cuda"
+    monkeypatch.setattr(backend._state, "forced", "triton")
+    assert backend.choose("conv3x3", OnGpu(torch.float16)) == "triton"
+    assert backend.choose("conv3x3", OnGpu(torch.float64)) == "reference"
+    with pytest.raises(RuntimeError, match=r"use_backend\('triton'\): expected a tensor on cuda, got one on cpu"):
+        which(X)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert which(X) == "triton"
+    with pytest.raises(RuntimeError, match=r"no kernel: Triton's interpreter multiplies matrices of bfloat16 wrongly"):
+        backend.choose("conv3x3", X.bfloat16())
+
+
+def test_a_missing_triton_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend._state, "triton_error", "not loaded")
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: None)
+    with (
+        pytest.raises(RuntimeError, match="triton is not available: the package triton is not installed"),
+        vsr_kernels.use_backend("triton"),
+    ):
+        pass
+
+
+def test_importing_the_package_does_not_import_triton() -> None:
+    """Nor does a call that needs none: it takes a second."""
+    code = "import sys, torch, vsr_kernels; vsr_kernels.pixel_shuffle(torch.zeros(1, 4, 2, 2), 2); "
+    code += "print('vsr_kernels.triton' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = bool(backend._state.kernels["cuda"]) or not (torch.version.cuda or torch.version.hip)
+    assert done.stdout.strip() == str(not loaded)
 
 
 def test_gpus_are_described(gpu: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch) -> None:

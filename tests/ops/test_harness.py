@@ -59,8 +59,8 @@ def test_each_cell_of_the_table_has_tests(operator: Operator) -> None:
         assert all(mark.kwargs["reason"] for mark in skips)
         cells.setdefault(cell.args[1:], []).append(not skips)
     assert set(cells) == set(itertools.product(BACKENDS, [str(d).removeprefix("torch.") for d in DTYPES]))
-    for (backend, _), run in cells.items():
-        assert all(run) == (obstacle(operator.name, backend) is None)
+    for (backend, dtype), run in cells.items():
+        assert all(run) == (obstacle(operator.name, backend, getattr(torch, dtype)) is None)
         assert len(run) >= 2 or not run[0]
 
 

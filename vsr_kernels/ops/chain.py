@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import backend
-from ..registration import on_load, register_autocast
+from ..registration import COMPILED, on_load, register_autocast
 from . import _check
 from .conv import conv3x3, empty_channels_last, needs_grad, split_slope
 from .packing import PackedWeights
@@ -157,8 +157,8 @@ def _pack_fake(
     return weights[0].new_empty((size,), dtype=torch.uint8)
 
 
-@on_load
-def _register() -> None:
-    torch.library.register_fake("vsr_kernels::conv_chain", _chain_fake)
-    torch.library.register_fake("vsr_kernels::conv_chain_pack", _pack_fake)
-    register_autocast("conv_chain")
+@on_load(COMPILED)
+def _register(namespace: str) -> None:
+    torch.library.register_fake(f"{namespace}::conv_chain", _chain_fake)
+    torch.library.register_fake(f"{namespace}::conv_chain_pack", _pack_fake)
+    register_autocast(namespace, "conv_chain")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import backend, reference
-from ..registration import no_double_backward, on_load, register_autocast, under_autocast
+from ..registration import COMPILED, TRITON, no_double_backward, on_load, operators, register_autocast, under_autocast
 from . import _check
 from .packing import PackedWeights
 from .precision import exact_float32
@@ -65,7 +66,8 @@ def conv3x3(
         _check.shaped(
             "conv3x3", "residual", residual, (n, c_out // (r * r), h * r, w * r), "(N, C_out / r^2, r H, r W)"
         )
-    if backend.choose("conv3x3", x) == "reference":
+    chosen = backend.choose("conv3x3", x)
+    if chosen == "reference":
         return under_autocast(
             reference.conv3x3,
             x,
@@ -78,10 +80,9 @@ def conv3x3(
         )
     keep = needs_grad(x, weight, bias, slope, residual) and not sign_survives(activation, slope, residual, 1.0)
     slopes = split_slope(slope)
-    kept = None if packed is None else packed.get(slot, x, weight, bias, *slopes, activation, r)
-    out, _ = torch.ops.vsr_kernels.conv3x3(
-        x, weight, bias, *slopes, residual, activation, 1.0, r, keep, exact_float32(x), kept
-    )
+    ops = backend.operators(chosen)
+    kept = None if packed is None else packed.get(ops, slot, x, weight, bias, *slopes, activation, r)
+    out, _ = ops.conv3x3(x, weight, bias, *slopes, residual, activation, 1.0, r, keep, exact_float32(x), kept)
     return out
 
 
@@ -126,7 +127,8 @@ def residual_block(
     _check.activation(op, activation, slope, x, c_mid)
     if isinstance(scale, bool) or not isinstance(scale, (int, float)):
         _check.fail(op, "scale", "a number", type(scale).__name__, TypeError)
-    if backend.choose(op, x) == "reference":
+    chosen = backend.choose(op, x)
+    if chosen == "reference":
         return under_autocast(
             reference.residual_block,
             x,
@@ -140,8 +142,9 @@ def residual_block(
         )
     keep = needs_grad(x, weight1, bias1, weight2, bias2, slope)
     slopes = split_slope(slope)
-    kept = packed_block(packed, x, weight1, bias1, weight2, bias2, slopes, activation)
-    out, _ = torch.ops.vsr_kernels.residual_block(
+    ops = backend.operators(chosen)
+    kept = packed_block(packed, ops, x, weight1, bias1, weight2, bias2, slopes, activation)
+    out, _ = ops.residual_block(
         x, weight1, bias1, weight2, bias2, *slopes, activation, float(scale), keep, exact_float32(x), *kept
     )
     return out
@@ -149,6 +152,7 @@ def residual_block(
 
 def packed_block(
     packed: PackedWeights | None,
+    ops: Any,
     x: Tensor,
     weight1: Tensor,
     bias1: Tensor | None,
@@ -160,7 +164,8 @@ def packed_block(
     """The packed weights of both convolutions of a block."""
     if packed is None:
         return None, None
-    return packed.get(0, x, weight1, bias1, *slopes, activation), packed.get(1, x, weight2, bias2)
+    first = packed.get(ops, 0, x, weight1, bias1, *slopes, activation)
+    return first, packed.get(ops, 1, x, weight2, bias2)
 
 
 def slope_of(slope: float | Tensor | None) -> float | Tensor | None:
@@ -200,6 +205,7 @@ def need_kept(op: str, argument: str, kept: bool) -> None:
 
 
 def conv_gradients(
+    ops: Any,
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
@@ -207,15 +213,16 @@ def conv_gradients(
     exact: bool,
     in_channels: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of ``conv2d(x[:, in_channels], weight, bias, padding=1)`` by its input, weight and bias."""
+    """Gradients of ``conv2d(x[:, in_channels], weight, bias, padding=1)`` by its input, weight and bias, by ``ops``."""
     if not any(need):
         return None, None, None
-    found = torch.ops.vsr_kernels.conv3x3_backward(grad, x, weight, in_channels, *need, exact)
+    found = ops.conv3x3_backward(grad, x, weight, in_channels, *need, exact)
     by_x, by_weight, by_bias = (gradient if needed else None for gradient, needed in zip(found, need, strict=True))
     return by_x, by_weight, by_bias
 
 
 def activation_gradients(
+    ops: Any,
     grad: Tensor,
     saved: Tensor | None,
     slope: Tensor | None,
@@ -227,9 +234,7 @@ def activation_gradients(
     """Gradient before the epilogue, (N, C_out, H, W), and the gradient of the prelu slope."""
     if activation == "none" and scale == 1.0 and r == 1:
         return grad, None
-    return torch.ops.vsr_kernels.conv3x3_epilogue_backward(
-        grad, grad if saved is None else saved, slope, activation, number, scale, r
-    )
+    return ops.conv3x3_epilogue_backward(grad, grad if saved is None else saved, slope, activation, number, scale, r)
 
 
 def empty_channels_last(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -269,12 +274,12 @@ def _conv_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
     ctx.save_for_backward(x, weight, slope, kept)
 
 
-def _conv_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _conv_backward(ops: Any, ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, slope, saved = ctx.saved_tensors
     need_kept("conv3x3", "keep_preactivation", ctx.of_output or ctx.keep)
     need = ctx.needs_input_grad
-    before, grad_slope = activation_gradients(grad, saved, slope, ctx.activation, ctx.number, ctx.scale, ctx.r)
-    grad_x, grad_weight, grad_bias = conv_gradients(before, x, weight, (need[0], need[1], need[2]), ctx.exact)
+    before, grad_slope = activation_gradients(ops, grad, saved, slope, ctx.activation, ctx.number, ctx.scale, ctx.r)
+    grad_x, grad_weight, grad_bias = conv_gradients(ops, before, x, weight, (need[0], need[1], need[2]), ctx.exact)
     return (
         grad_x,
         grad_weight,
@@ -375,6 +380,7 @@ def hidden_activation(hidden: Tensor, slope: Tensor | None, activation: str, num
 
 
 def block_gradients(
+    ops: Any,
     ctx: Any,
     grad: Tensor,
     x: Tensor,
@@ -392,21 +398,21 @@ def block_gradients(
     activated = hidden_activation(hidden, slope, ctx.activation, ctx.number)
     inner = need[0] or need[1] or need[2] or need[5]
     grad_hidden, grad_weight2, grad_bias2 = conv_gradients(
-        grad, activated, weight2, (inner, need[3], need[4]), ctx.exact
+        ops, grad, activated, weight2, (inner, need[3], need[4]), ctx.exact
     )
     if not inner:
         return None, None, None, grad_weight2, grad_bias2, None
     assert grad_hidden is not None
-    before, grad_slope = activation_gradients(grad_hidden, hidden, slope, ctx.activation, ctx.number, 1.0, 1)
-    first = conv_gradients(before, x, weight1, (need[0], need[1], need[2]), ctx.exact, in_channels)
+    before, grad_slope = activation_gradients(ops, grad_hidden, hidden, slope, ctx.activation, ctx.number, 1.0, 1)
+    first = conv_gradients(ops, before, x, weight1, (need[0], need[1], need[2]), ctx.exact, in_channels)
     return *first, grad_weight2, grad_bias2, grad_slope if need[5] else None
 
 
-def _block_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _block_backward(ops: Any, ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     x, weight1, weight2, slope, hidden = ctx.saved_tensors
     need_kept("residual_block", "keep_hidden", ctx.keep)
     branch = grad if ctx.scale == 1.0 else grad * ctx.scale
-    grad_x, *others = block_gradients(ctx, branch, x, weight1, weight2, slope, hidden)
+    grad_x, *others = block_gradients(ops, ctx, branch, x, weight1, weight2, slope, hidden)
     return (None if grad_x is None else grad_x + grad), *others, *[None] * 7
 
 
@@ -414,17 +420,27 @@ def _into_fake(out: Tensor, *_: Any) -> None:
     """Nothing is made."""
 
 
-@on_load
-def _register() -> None:
-    torch.library.register_fake("vsr_kernels::conv3x3", _conv_fake)
-    torch.library.register_fake("vsr_kernels::conv3x3_backward", _backward_fake)
-    torch.library.register_fake("vsr_kernels::conv3x3_pack", _pack_fake)
-    torch.library.register_fake("vsr_kernels::conv3x3_into", _into_fake)
-    torch.library.register_fake("vsr_kernels::conv3x3_epilogue_backward", _epilogue_backward_fake)
-    torch.library.register_fake("vsr_kernels::residual_block", _block_fake)
-    torch.library.register_autograd("vsr_kernels::conv3x3", _conv_backward, setup_context=_conv_setup)
-    torch.library.register_autograd("vsr_kernels::residual_block", _block_backward, setup_context=_block_setup)
-    no_double_backward("conv3x3_backward")
-    no_double_backward("conv3x3_epilogue_backward")
-    register_autocast("conv3x3")
-    register_autocast("residual_block")
+@on_load(COMPILED, TRITON)
+def _register(namespace: str) -> None:
+    ops = operators(namespace)
+    for op, fake in (
+        ("conv3x3", _conv_fake),
+        ("conv3x3_backward", _backward_fake),
+        ("conv3x3_epilogue_backward", _epilogue_backward_fake),
+        ("residual_block", _block_fake),
+    ):
+        torch.library.register_fake(f"{namespace}::{op}", fake)
+    torch.library.register_autograd(f"{namespace}::conv3x3", partial(_conv_backward, ops), setup_context=_conv_setup)
+    torch.library.register_autograd(
+        f"{namespace}::residual_block", partial(_block_backward, ops), setup_context=_block_setup
+    )
+    no_double_backward(namespace, "conv3x3_backward")
+    no_double_backward(namespace, "conv3x3_epilogue_backward")
+    register_autocast(namespace, "conv3x3")
+    register_autocast(namespace, "residual_block")
+
+
+@on_load(COMPILED)
+def _register_compiled(namespace: str) -> None:
+    torch.library.register_fake(f"{namespace}::conv3x3_pack", _pack_fake)
+    torch.library.register_fake(f"{namespace}::conv3x3_into", _into_fake)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,7 @@ class PackedWeights:
 
     def get(
         self,
+        ops: Any,
         slot: int,
         x: Tensor,
         weight: Tensor,
@@ -62,6 +63,7 @@ class PackedWeights:
         """The argument ``packed`` of an operator, or None where it has to pack by itself.
 
         Args:
+            ops: whose operator, ``torch.ops.vsr_kernels`` or ``torch.ops.vsr_triton``.
             slot: which of the operator's convolutions.
             x: its input, which says where and in which dtype it runs.
             weight, bias, slope, number, activation, r: as the operator takes them.
@@ -70,9 +72,9 @@ class PackedWeights:
 
         def pack(dtype: torch.dtype) -> Tensor:
             cast = [None if t is None else t.to(dtype) for t in (weight, bias, slope)]
-            return torch.ops.vsr_kernels.conv3x3_pack(*cast, number, activation, r, exact, False)
+            return ops.conv3x3_pack(*cast, number, activation, r, exact, False)
 
-        return self._get(slot, x, (weight, bias, slope), (exact, number, activation, r), pack)
+        return self._get(slot, x, (weight, bias, slope), (ops.name, exact, number, activation, r), pack)
 
     def get_chain(
         self,

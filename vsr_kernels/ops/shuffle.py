@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from .. import backend, reference
 from ..layout import empty_like_format
-from ..registration import on_load
+from ..registration import COMPILED, TRITON, on_load, operators
 from . import _check
 
 
@@ -31,9 +32,10 @@ def pixel_shuffle(x: Tensor, r: int) -> Tensor:
     _check.factor("pixel_shuffle", "r", r)
     if x.shape[1] % (r * r) != 0:
         _check.fail("pixel_shuffle", "x", f"channels divisible by r^2 = {r * r}", f"shape {tuple(x.shape)}")
-    if backend.choose("pixel_shuffle", x) == "reference":
+    chosen = backend.choose("pixel_shuffle", x)
+    if chosen == "reference":
         return reference.pixel_shuffle(x, r)
-    return torch.ops.vsr_kernels.pixel_shuffle(x, r)
+    return backend.operators(chosen).pixel_shuffle(x, r)
 
 
 def pixel_unshuffle(x: Tensor, r: int) -> Tensor:
@@ -53,9 +55,10 @@ def pixel_unshuffle(x: Tensor, r: int) -> Tensor:
     _check.factor("pixel_unshuffle", "r", r)
     if x.shape[2] % r != 0 or x.shape[3] % r != 0:
         _check.fail("pixel_unshuffle", "x", f"height and width divisible by r = {r}", f"shape {tuple(x.shape)}")
-    if backend.choose("pixel_unshuffle", x) == "reference":
+    chosen = backend.choose("pixel_unshuffle", x)
+    if chosen == "reference":
         return reference.pixel_unshuffle(x, r)
-    return torch.ops.vsr_kernels.pixel_unshuffle(x, r)
+    return backend.operators(chosen).pixel_unshuffle(x, r)
 
 
 def _shuffle_fake(x: Tensor, r: int) -> Tensor:
@@ -72,22 +75,28 @@ def _keep_r(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.r = inputs[1]
 
 
-def _shuffle_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-    return torch.ops.vsr_kernels.pixel_unshuffle(grad, ctx.r), None
+def _shuffle_backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    return ops.pixel_unshuffle(grad, ctx.r), None
 
 
-def _unshuffle_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-    return torch.ops.vsr_kernels.pixel_shuffle(grad, ctx.r), None
+def _unshuffle_backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    return ops.pixel_shuffle(grad, ctx.r), None
 
 
 def _into_fake(out: Tensor, x: Tensor, r: int, inverse: bool) -> None:
     """Nothing is made."""
 
 
-@on_load
-def _register() -> None:
-    torch.library.register_fake("vsr_kernels::pixel_shuffle_into", _into_fake)
-    torch.library.register_fake("vsr_kernels::pixel_shuffle", _shuffle_fake)
-    torch.library.register_fake("vsr_kernels::pixel_unshuffle", _unshuffle_fake)
-    torch.library.register_autograd("vsr_kernels::pixel_shuffle", _shuffle_backward, setup_context=_keep_r)
-    torch.library.register_autograd("vsr_kernels::pixel_unshuffle", _unshuffle_backward, setup_context=_keep_r)
+@on_load(COMPILED, TRITON)
+def _register(namespace: str) -> None:
+    ops = operators(namespace)
+    shuffle, unshuffle = f"{namespace}::pixel_shuffle", f"{namespace}::pixel_unshuffle"
+    torch.library.register_fake(shuffle, _shuffle_fake)
+    torch.library.register_fake(unshuffle, _unshuffle_fake)
+    torch.library.register_autograd(shuffle, partial(_shuffle_backward, ops), setup_context=_keep_r)
+    torch.library.register_autograd(unshuffle, partial(_unshuffle_backward, ops), setup_context=_keep_r)
+
+
+@on_load(COMPILED)
+def _register_compiled(namespace: str) -> None:
+    torch.library.register_fake(f"{namespace}::pixel_shuffle_into", _into_fake)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import backend, reference
-from ..registration import on_load, register_autocast, under_autocast
+from ..registration import COMPILED, TRITON, on_load, operators, register_autocast, under_autocast
 from . import _check
 from .conv import (
     activation_gradients,
@@ -82,7 +83,8 @@ def sparse_conv3x3(
     if residual is not None:
         _check.like(op, "residual", residual, x)
         _check.shaped(op, "residual", residual, (n, c_out if scatter is None else None, h, w), "(N, C_res, H, W)")
-    if backend.choose(op, x) == "reference":
+    chosen = backend.choose(op, x)
+    if chosen == "reference":
         return under_autocast(
             reference.sparse_conv3x3,
             x,
@@ -96,11 +98,10 @@ def sparse_conv3x3(
         )
     keep = needs_grad(x, weight, bias, slope, residual) and not sign_survives(activation, slope, residual, 1.0)
     slopes = split_slope(slope)
-    kept = None if packed is None else packed.get(0, x, weight, bias, *slopes, activation)
+    ops = backend.operators(chosen)
+    kept = None if packed is None else packed.get(ops, 0, x, weight, bias, *slopes, activation)
     lists = (_check.on_device(gather, x), _check.on_device(scatter, x))
-    out, _ = torch.ops.vsr_kernels.sparse_conv3x3(
-        x, weight, bias, *slopes, *lists, residual, activation, keep, exact_float32(x), kept
-    )
+    out, _ = ops.sparse_conv3x3(x, weight, bias, *slopes, *lists, residual, activation, keep, exact_float32(x), kept)
     return out
 
 
@@ -149,7 +150,8 @@ def sparse_residual_block(
     _check.shaped(op, "weight2", weight2, (scatter.shape[0], c_mid, 3, 3), "(len(out_channels), C_mid, 3, 3)")
     _check.optional_vector(op, "bias2", bias2, x, scatter.shape[0], "(len(out_channels),)")
     _check.activation(op, activation, slope, x, c_mid)
-    if backend.choose(op, x) == "reference":
+    chosen = backend.choose(op, x)
+    if chosen == "reference":
         return under_autocast(
             reference.sparse_residual_block,
             x,
@@ -164,9 +166,10 @@ def sparse_residual_block(
         )
     keep = needs_grad(x, weight1, bias1, weight2, bias2, slope)
     slopes = split_slope(slope)
-    kept = packed_block(packed, x, weight1, bias1, weight2, bias2, slopes, activation)
+    ops = backend.operators(chosen)
+    kept = packed_block(packed, ops, x, weight1, bias1, weight2, bias2, slopes, activation)
     lists = (_check.on_device(gather, x), _check.on_device(scatter, x))
-    out, _ = torch.ops.vsr_kernels.sparse_residual_block(
+    out, _ = ops.sparse_residual_block(
         x, weight1, bias1, weight2, bias2, *slopes, *lists, activation, keep, exact_float32(x), *kept
     )
     return out
@@ -215,15 +218,15 @@ def _conv_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
     ctx.save_for_backward(x, weight, slope, kept, in_channels, out_channels)
 
 
-def _conv_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _conv_backward(ops: Any, ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, slope, saved, in_channels, out_channels = ctx.saved_tensors
     need_kept("sparse_conv3x3", "keep_preactivation", ctx.of_output or ctx.keep)
     need = ctx.needs_input_grad
     before, grad_slope = activation_gradients(
-        _gathered(grad, out_channels), saved, slope, ctx.activation, ctx.number, 1.0, 1
+        ops, _gathered(grad, out_channels), saved, slope, ctx.activation, ctx.number, 1.0, 1
     )
     grad_x, grad_weight, grad_bias = conv_gradients(
-        before, x, weight, (need[0], need[1], need[2]), ctx.exact, in_channels
+        ops, before, x, weight, (need[0], need[1], need[2]), ctx.exact, in_channels
     )
     return (
         _scattered(grad_x, in_channels, x),
@@ -267,19 +270,21 @@ def _block_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor
     ctx.save_for_backward(x, weight1, weight2, slope, hidden, in_channels, out_channels)
 
 
-def _block_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _block_backward(ops: Any, ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     x, weight1, weight2, slope, hidden, in_channels, out_channels = ctx.saved_tensors
     need_kept("sparse_residual_block", "keep_hidden", ctx.keep)
     written = _gathered(grad, out_channels)
-    grad_x, *others = block_gradients(ctx, written, x, weight1, weight2, slope, hidden, in_channels)
+    grad_x, *others = block_gradients(ops, ctx, written, x, weight1, weight2, slope, hidden, in_channels)
     return (None if grad_x is None else grad.index_add(1, in_channels, grad_x)), *others, *[None] * 8
 
 
-@on_load
-def _register() -> None:
-    torch.library.register_fake("vsr_kernels::sparse_conv3x3", _conv_fake)
-    torch.library.register_fake("vsr_kernels::sparse_residual_block", _block_fake)
-    torch.library.register_autograd("vsr_kernels::sparse_conv3x3", _conv_backward, setup_context=_conv_setup)
-    torch.library.register_autograd("vsr_kernels::sparse_residual_block", _block_backward, setup_context=_block_setup)
-    register_autocast("sparse_conv3x3")
-    register_autocast("sparse_residual_block")
+@on_load(COMPILED, TRITON)
+def _register(namespace: str) -> None:
+    ops = operators(namespace)
+    conv, block = f"{namespace}::sparse_conv3x3", f"{namespace}::sparse_residual_block"
+    torch.library.register_fake(conv, _conv_fake)
+    torch.library.register_fake(block, _block_fake)
+    torch.library.register_autograd(conv, partial(_conv_backward, ops), setup_context=_conv_setup)
+    torch.library.register_autograd(block, partial(_block_backward, ops), setup_context=_block_setup)
+    register_autocast(namespace, "sparse_conv3x3")
+    register_autocast(namespace, "sparse_residual_block")

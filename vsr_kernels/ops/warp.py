@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,15 +11,16 @@ from torch import Tensor
 from .. import backend, reference
 from ..checks import warp_mode
 from ..layout import empty_like_format
-from ..registration import no_double_backward, on_load
+from ..registration import COMPILED, TRITON, no_double_backward, on_load, operators
 from . import _check
 
 
 def flow_warp(x: Tensor, flow: Tensor, *, interpolation: str = "bilinear", padding: str = "zeros") -> Tensor:
     """Backward warp: ``out[n, :, i, j]`` is ``x[n]`` sampled at row ``i + dy``, column ``j + dx``.
 
-    Equals ``grid_sample(align_corners=True)`` on the pixel grid, without building a grid. On CUDA, the gradient by
-    ``x`` is a sum whose order changes from run to run, unless ``torch.use_deterministic_algorithms(True)`` is in force.
+    Equals ``grid_sample(align_corners=True)`` on the pixel grid, without building a grid. In the compiled
+    CUDA kernels, the gradient by ``x`` is a sum whose order changes from run to run, unless
+    ``torch.use_deterministic_algorithms(True)`` is in force.
 
     Args:
         x: (N, C, H, W), float32, float16, bfloat16 or float64, any strides.
@@ -36,9 +38,10 @@ def flow_warp(x: Tensor, flow: Tensor, *, interpolation: str = "bilinear", paddi
         TypeError, ValueError: naming the argument, what was expected and what was given.
     """
     _check_arguments("flow_warp", x, flow, interpolation, padding)
-    if backend.choose("flow_warp", x) == "reference":
+    chosen = backend.choose("flow_warp", x)
+    if chosen == "reference":
         return reference.flow_warp(x, flow, interpolation=interpolation, padding=padding)
-    return torch.ops.vsr_kernels.flow_warp(x, flow, interpolation, padding)
+    return backend.operators(chosen).flow_warp(x, flow, interpolation, padding)
 
 
 def flow_warp_concat(
@@ -71,11 +74,13 @@ def flow_warp_concat(
     _check.like(op, "y", y, x)
     n, _, h, w = x.shape
     _check.shaped(op, "y", y, (n, None, h, w), "(N, C_y, H, W) as x")
-    if backend.choose("flow_warp", x) == "reference":
+    chosen = backend.choose("flow_warp", x)
+    if chosen == "reference":
         return reference.flow_warp_concat(
             x, flow, y, warp_first=warp_first, interpolation=interpolation, padding=padding
         )
-    return torch.ops.vsr_kernels.flow_warp_concat(x, flow, y, warp_first, interpolation, padding)
+    ops = backend.operators(chosen)
+    return ops.flow_warp_concat(x, flow, y, warp_first, interpolation, padding)
 
 
 def _check_arguments(op: str, x: Tensor, flow: Tensor, interpolation: str, padding: str) -> None:
@@ -110,13 +115,13 @@ def _backward_fake(
     return grad_x, grad_flow
 
 
-def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def _gradients(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """By x and flow, which come first among the arguments, for the gradient of the warped image."""
     x, flow = ctx.saved_tensors
     need_x, need_flow = ctx.needs_input_grad[:2]
     if not need_x and not need_flow:
         return None, None
-    grad_x, grad_flow = torch.ops.vsr_kernels.flow_warp_backward(
+    grad_x, grad_flow = ops.flow_warp_backward(
         grad, x, flow, ctx.interpolation, ctx.padding, need_x, need_flow, torch.are_deterministic_algorithms_enabled()
     )
     return grad_x if need_x else None, grad_flow if need_flow else None
@@ -127,8 +132,8 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(x, flow)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-    return (*_gradients(ctx, grad), None, None)
+def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    return (*_gradients(ops, ctx, grad), None, None)
 
 
 def _concat_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -136,24 +141,32 @@ def _concat_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(x, flow)
 
 
-def _concat_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
+def _concat_backward(
+    ops: Any, ctx: Any, grad: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
     channels = ctx.saved_tensors[0].shape[1]
     others = grad.shape[1] - channels
     warped = grad.narrow(1, 0 if ctx.warp_first else others, channels)
     beside = grad.narrow(1, channels if ctx.warp_first else 0, others)
-    return (*_gradients(ctx, warped), beside if ctx.needs_input_grad[2] else None, None, None, None)
+    return (*_gradients(ops, ctx, warped), beside if ctx.needs_input_grad[2] else None, None, None, None)
 
 
 def _into_fake(out: Tensor, *_: Any) -> None:
     """Nothing is made."""
 
 
-@on_load
-def _register() -> None:
-    torch.library.register_fake("vsr_kernels::flow_warp_into", _into_fake)
-    torch.library.register_fake("vsr_kernels::flow_warp", _fake)
-    torch.library.register_fake("vsr_kernels::flow_warp_concat", _concat_fake)
-    torch.library.register_fake("vsr_kernels::flow_warp_backward", _backward_fake)
-    torch.library.register_autograd("vsr_kernels::flow_warp", _backward, setup_context=_setup)
-    torch.library.register_autograd("vsr_kernels::flow_warp_concat", _concat_backward, setup_context=_concat_setup)
-    no_double_backward("flow_warp_backward")
+@on_load(COMPILED, TRITON)
+def _register(namespace: str) -> None:
+    ops = operators(namespace)
+    warp, concat = f"{namespace}::flow_warp", f"{namespace}::flow_warp_concat"
+    torch.library.register_fake(warp, _fake)
+    torch.library.register_fake(concat, _concat_fake)
+    torch.library.register_fake(f"{namespace}::flow_warp_backward", _backward_fake)
+    torch.library.register_autograd(warp, partial(_backward, ops), setup_context=_setup)
+    torch.library.register_autograd(concat, partial(_concat_backward, ops), setup_context=_concat_setup)
+    no_double_backward(namespace, "flow_warp_backward")
+
+
+@on_load(COMPILED)
+def _register_compiled(namespace: str) -> None:
+    torch.library.register_fake(f"{namespace}::flow_warp_into", _into_fake)

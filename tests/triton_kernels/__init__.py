@@ -1,0 +1,1 @@
+"""Tests of the Triton kernels where there is no GPU."""

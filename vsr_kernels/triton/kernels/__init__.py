@@ -1,0 +1,1 @@
+"""The kernels themselves; each file opens with its plan. Sizes and strides count elements."""
