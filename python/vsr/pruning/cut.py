@@ -37,6 +37,11 @@ def dense_form(model: Upscaler) -> tuple[Upscaler, dict[str, list[int]]]:
     return model, units.everything
 
 
+def unscaled(units: Units) -> dict[str, Tensor]:
+    """Factors of one."""
+    return {group: torch.ones(size) for group, size in units.sizes.items()}
+
+
 def scaled_weights(units: Units, state: Mapping[str, Tensor], factors: Factors) -> dict[str, Tensor]:
     """Weights and biases with a factor on every unit, as if outputs (or a block's inputs) were multiplied by it.
 
@@ -52,6 +57,8 @@ def scaled_weights(units: Units, state: Mapping[str, Tensor], factors: Factors) 
         The keys that change, differentiable in ``state`` and ``factors``.
     """
     made: dict[str, Tensor] = {}
+    like = state[f"{units.convs[0].path}.weight"]
+    factors = {group: factor.to(like.device) for group, factor in factors.items()}
     owners = units.owners
     for conv in units.convs:
         weight, bias = state[f"{conv.path}.weight"], state[f"{conv.path}.bias"]
