@@ -23,9 +23,9 @@ class SelectionConfig(BaseModel):
         ratio: Share of the units to prune.
         gmacs: Instead: billions of multiplications per frame of 320x180 to be left, without the optical flow's.
         milliseconds: Instead: measured time of the convolutions per frame of 320x180 to be left, likewise.
-        score: ``scale``, the size of trained scales, as in SSL; ``scale-norm``, that times the norm of the unit's weights
-            (their root mean square, so that layers of other fan-in compare), which needs no trained scales; ``l1``,
-            the mean size of the unit's weights.
+        score: ``scale``, the size of trained scales, as in SSL; ``scale-norm``, that times the norm of the unit's
+            weights (their root mean square, so that layers of other fan-in compare), which needs no trained scales;
+            ``l1``, the mean size of the unit's weights.
         scope: ``global``: all units compete; ``layer``: every group loses the same share.
         align: Groups keep multiples of this many units where they can: what kernels compute in one vector.
 
