@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.pruning.small import KINDS, frames, network, random_kept
+from pruning.small import KINDS, frames, network, random_kept
 from vsr.errors import UserError
 from vsr.inference.runner import Runner
 from vsr.models import BasicVSR, Pruned, SRVGGNet, load_model, save_model
@@ -134,6 +134,13 @@ def test_files(kind: str, tmp_path: Path) -> None:
         if kind != "leakyrelu":  # whose slope such a file does not hold
             other = load_model(tmp_path / "dense.pth")
             assert type(other) in (BasicVSR, SRVGGNet) and distance(other(x), pruned(x)) < 2e-5
+        if not dense.recurrent:
+            pytest.importorskip("onnx", reason="the onnx package is not installed")
+            runtime = pytest.importorskip("onnxruntime", reason="the onnxruntime package is not installed")
+            export_model(loaded, tmp_path / "small.onnx")  # narrow as it is: any program runs that
+            session = runtime.InferenceSession(tmp_path / "small.onnx", providers=["CPUExecutionProvider"])
+            (made,) = session.run(None, {"frames": x.numpy()})
+            assert distance(torch.from_numpy(made), pruned(x)) < 2e-5
     low = load_model(tmp_path / "pruned.safetensors", dtype=torch.bfloat16)
     assert low.kept == kept and next(low.parameters()).dtype == torch.bfloat16
 

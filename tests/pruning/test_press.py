@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.pruning.small import frames, network
+from pruning.small import frames, network
 from vsr.errors import UserError
 from vsr.models import BasicVSR, Pruned, load_model, save_model
 from vsr.pruning.cut import unscaled
@@ -225,6 +225,12 @@ def test_a_killed_run_goes_on_bit_for_bit(clips: Path, dense: str, tmp_path: Pat
     assert [line["iteration"] for line in log] == [0, 1, 2, 3]
 
 
+def test_stages_need_one_process(clips: Path, dense: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="pruning runs in one process"):
+        prune_and_train(dense, HALF, recipe(clips), tmp_path / "run", device=torch.device("cpu"))
+
+
 def test_plain_networks_are_cut_and_finetuned(clips: Path, tmp_path: Path) -> None:
     path = tmp_path / "plain.safetensors"
     save_model(network("prelu"), path)
@@ -242,7 +248,9 @@ def test_a_checkpoint_must_enlarge_as_the_configuration_says(dense: str) -> None
 
 
 def test_recipes(tmp_path: Path) -> None:
-    assert read_recipe("basicvsr").finetune is not None
+    preset = read_recipe("basicvsr")
+    assert preset.press is not None and preset.finetune is not None
+    Press(preset.press.pressure, HALF, preset.press.schedule.length)  # which is long enough
     with pytest.raises(UserError, match="nothing: neither a file nor a recipe; there are basicvsr"):
         read_recipe("nothing")
     path = tmp_path / "recipe.yaml"

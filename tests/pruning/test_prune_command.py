@@ -10,7 +10,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from tests.pruning.small import network
+from pruning.small import network
 from vsr.cli import app
 from vsr.models import Pruned, load_model, save_model
 

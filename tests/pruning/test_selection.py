@@ -10,7 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tests.pruning.small import network
+from pruning.small import network
 from vsr.errors import UserError
 from vsr.models.base import Upscaler
 from vsr.models.pruned import check_kept

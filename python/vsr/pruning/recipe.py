@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -142,8 +143,11 @@ def prune_and_train(
         on_step: Called with the name of the stage after every step.
 
     Raises:
-        UserError: The folder holds another run, or a stage fails; see :func:`vsr.training.run.train`.
+        UserError: The folder holds another run, a stage fails (see :func:`vsr.training.run.train`), or torchrun started
+            several processes: stages follow each other in one.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("pruning runs in one process: start it without torchrun")
     _claim(folder, {"model": name, "selection": selection.model_dump(), **recipe.model_dump(mode="json")})
     teacher = load_model(name)
 
