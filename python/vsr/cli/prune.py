@@ -126,6 +126,8 @@ def prune(
             made = read_recipe(recipe, overrides or [])
             pruned = prune_and_train(model, selection, made, place, device=where_to, on_step=on_step)
     save_model(pruned, out)
+    if recipe is None:
+        typer.echo("note: cut without training; a large cut needs --recipe before its pictures are of use", err=True)
 
     networks = {"before": dense, "after": pruned}
     found = report.figures(networks, where_to)
