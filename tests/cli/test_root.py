@@ -14,7 +14,7 @@ import vsr_kernels
 from vsr.cli import app, info
 from vsr.errors import UserError
 
-COMMANDS = ("upscale", "models", "evaluate", "info", "compare", "demo", "train", "data")
+COMMANDS = ("upscale", "models", "evaluate", "info", "compare", "demo", "train", "prune", "data")
 
 
 def run(*arguments: str, **environment: str):

@@ -306,3 +306,26 @@ def test_threads_change_no_bit(backend: str, dtype: torch.dtype, method: str) ->
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert_same_bits(other, results[0], "output")
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES[:3])
+def test_the_output_may_be_the_residual(dtype: torch.dtype, method: str) -> None:
+    """Every value is read before it is written, once: what in-place additions of planned networks rest on."""
+    c_in, c_out = METHODS[method]
+    exact = method != "winograd4"
+
+    def image(c: int, h: int, w: int) -> Tensor:
+        return torch.randn(1, c, h, w).to(dtype).contiguous(memory_format=torch.channels_last)
+
+    for size in SIZES:
+        x, apart, inside = (image(c, *size) for c in (c_in, c_out + 9, c_out + 9))
+        residual = inside.clone(memory_format=torch.preserve_format)
+        weight, bias = torch.randn(c_out, c_in, 3, 3).to(dtype), torch.randn(c_out).to(dtype)
+        kept = torch.randperm(c_out + 9)[:c_out]
+        for out, onto in ((apart, residual), (inside, inside)):
+            rest = (weight, bias, None, 0.0, None, kept, onto, "none", 1.0, 1, exact, None)
+            with on("cpu"):
+                torch.ops.vsr_kernels.conv3x3_into(out, x, *rest)
+        assert_same_bits(inside, apart, f"{method} {size}")

@@ -495,3 +495,29 @@ def test_buffers_in_use_do_not_overlap(seed: int) -> None:
 
 def test_a_chain_needs_two_buffers() -> None:
     assert lay_out([Buffer(640, i, i + 1) for i in range(20)]) == 1280
+
+
+def test_scattered_sums_are_written_where_their_residual_lies() -> None:
+    blocks = [vnn.SparseResidualBlock(8, in_kept=[1, 3, 6], out_kept=[7, 0], hidden=5) for _ in range(4)]
+    chain = nn.Sequential(vnn.SparseConv3x3(5, 8), *blocks, vnn.SparseConv3x3(8, 8)).eval()
+    x = torch.rand(1, 5, 17, 33)
+    replay = check(chain, x).replays[0]
+    image = 17 * 33 * 8 * 4
+    assert replay.arena_bytes < 2.5 * image  # one of them, a hidden layer of 5 channels, the input
+
+    class Again(nn.Module):
+        """The residual is read once more; the caller's tensor is one, too."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.chain = chain
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.chain[0](x)
+            return self.chain[2](self.chain[1](y)) + y
+
+    check(Again().eval(), x)
+    y = torch.rand(1, 8, 9, 10).contiguous(memory_format=torch.channels_last)
+    before = y.clone()
+    check(nn.Sequential(*blocks, vnn.SparseConv3x3(8, 8)).eval(), y)
+    assert torch.equal(y, before)

@@ -13,7 +13,7 @@ from .conv import _Activated
 
 def _kept(module: str, name: str, channels: Sequence[int] | Tensor, limit: int) -> Tensor:
     """Channel numbers as an int64 tensor, checked once here so that no later call has to read them."""
-    kept = torch.as_tensor(channels, dtype=torch.int64).cpu()
+    kept = torch.as_tensor(channels, dtype=torch.int64, device="cpu")
     values = kept.tolist()
     if kept.dim() != 1 or len(set(values)) != len(values) or any(not 0 <= v < limit for v in values):
         raise ValueError(f"{module}: {name}: expected distinct channel numbers in [0, {limit}), got {values}")

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from .arena import Buffer
+from .in_place import write_in_place
 from .lower import lower
 from .steps import NotPlannableError, Step, Value, constant, fold
 
@@ -98,7 +99,8 @@ class Recorder:
         for value in outputs:
             if isinstance(value, Value) and value.buffer is not None:
                 value.buffer.result = True
-        return Recording(self.steps, inputs, outputs, structure, [*self._buffers.values(), *self._scratch])
+        buffers = write_in_place(self.steps, inputs, [*self._buffers.values(), *self._scratch])
+        return Recording(self.steps, inputs, outputs, structure, buffers)
 
     def add(self, step: Step) -> None:
         """Append a step, which keeps everything that it touches in use."""

@@ -64,13 +64,14 @@ def train(
     def skipped(text: str) -> None:
         typer.echo(f"left out: {text}", err=True)
 
-    with _reporting() as on_step:
+    with reporting() as on_step:
         run(made, folder, device=where, on_step=on_step, on_skip=skipped, tensorboard=tensorboard)
     typer.echo(f"{folder / FINAL}")
 
 
 @contextmanager
-def _reporting() -> Iterator[Callable[[Progress], None]]:
+def reporting() -> Iterator[Callable[[Progress], None]]:
+    """Progress of a run as a bar, or as lines where there is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vsr.models.base import Upscaler
     from vsr.models.basicvsr import BasicVSR, BasicVSRState
     from vsr.models.load import load_model, load_spynet, save_model
+    from vsr.models.pruned import Pruned, PrunedBasicVSR, PrunedSRVGGNet
     from vsr.models.spynet import SPyNet
     from vsr.models.srvgg import RepSRNet, SRVGGNet
 else:
@@ -22,6 +23,9 @@ else:
         {
             "BasicVSR": "basicvsr",
             "BasicVSRState": "basicvsr",
+            "Pruned": "pruned",
+            "PrunedBasicVSR": "pruned",
+            "PrunedSRVGGNet": "pruned",
             "RepSRNet": "srvgg",
             "SPyNet": "spynet",
             "SRVGGNet": "srvgg",
@@ -35,6 +39,9 @@ else:
 __all__ = [
     "BasicVSR",
     "BasicVSRState",
+    "Pruned",
+    "PrunedBasicVSR",
+    "PrunedSRVGGNet",
     "RepSRNet",
     "SPyNet",
     "SRVGGNet",

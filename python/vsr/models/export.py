@@ -1,4 +1,4 @@
-"""Writes plain networks for other programs: ONNX, ncnn, and the file that Real-ESRGAN's tools read."""
+"""Writes networks for other programs: ONNX, ncnn, and the files that BasicSR's and Real-ESRGAN's tools read."""
 
 from __future__ import annotations
 
@@ -13,40 +13,45 @@ from torch import Tensor
 from vsr.errors import UserError
 from vsr.files import PendingFile, writing
 from vsr.models.base import Upscaler
+from vsr.models.basicvsr import BasicVSR
 from vsr.models.ncnn import write_ncnn
+from vsr.models.pruned import Pruned
 from vsr.models.srvgg import SRVGGNet
 
 _OPSET, _IR_VERSION = 17, 8  # what runtimes of the last years read
 
 
 def export_model(model: Upscaler, path: Path) -> None:
-    """Write a plain network in the format that the file's ending stands for.
+    """Write a network in the format that the file's ending stands for; all but BasicVSR in any, BasicVSR as ``.pth``.
 
     ``.onnx``: input ``frames`` (N, 3, H, W) float32 in [0, 1], output ``enlarged`` (N, 3, s H, s W), any N, H and W.
     ``.param``, with ``.bin`` beside it: ncnn, blobs ``data`` and ``output``, as Real-ESRGAN's ncnn ports expect them.
-    ``.pth``: Real-ESRGAN's own layout (``params``), which BasicSR, spandrel and others read.
+    ``.pth``: BasicSR's and Real-ESRGAN's own layout (``params``), which spandrel and others read; those know no pruned
+    networks, which are written at full width, with zeros.
 
     Args:
-        model: A :class:`vsr.models.SRVGGNet`, such as a merged RepSR.
+        model: A :class:`vsr.models.SRVGGNet`, such as a merged RepSR, or a :class:`vsr.models.BasicVSR`; either pruned.
         path: The target; it appears whole or not at all.
 
     Raises:
         UserError: Another network or ending, a missing package, or a file that cannot be written.
     """
+    if path.suffix not in (".onnx", ".param", ".pth"):
+        raise UserError(f"{path}: expected a name that ends in .onnx, .param (ncnn) or .pth (BasicSR, Real-ESRGAN)")
+    if path.suffix == ".pth" and isinstance(model, (SRVGGNet, BasicVSR)):
+        dense = model.to_dense() if isinstance(model, Pruned) else model
+        content = io.BytesIO()  # torch would turn a full disk into another error
+        torch.save({"params": {key: value.float().cpu() for key, value in dense.state_dict().items()}}, content)
+        _write(path, content.getvalue())
+        return
     if not isinstance(model, SRVGGNet):
         raise UserError(f"{path}: only plain networks (SRVGG, RepSR) can be exported, not {type(model).__name__}")
     if path.suffix == ".onnx":
         _write(path, _onnx_bytes(model))
-    elif path.suffix == ".param":
+    else:
         convolutions, slopes = layers_of(model)
         pairs = [(weight.numpy(), bias.numpy()) for weight, bias in convolutions]
         write_ncnn(path, pairs, [slope.numpy() for slope in slopes], model.scale)
-    elif path.suffix == ".pth":
-        content = io.BytesIO()  # torch would turn a full disk into another error
-        torch.save({"params": {key: value.float().cpu() for key, value in model.state_dict().items()}}, content)
-        _write(path, content.getvalue())
-    else:
-        raise UserError(f"{path}: expected a name that ends in .onnx, .param (ncnn) or .pth (Real-ESRGAN)")
 
 
 def layers_of(model: SRVGGNet) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
@@ -58,7 +63,8 @@ def layers_of(model: SRVGGNet) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor
     count = model.num_conv + 2
     convolutions = [(state[f"body.{2 * i}.weight"], state[f"body.{2 * i}.bias"]) for i in range(count)]
     constant = {"prelu": 0.0, "relu": 0.0, "leakyrelu": 0.1}[model.act_type]
-    slopes = [state.get(f"body.{2 * i + 1}.weight", torch.full((model.num_feat,), constant)) for i in range(count - 1)]
+    constants = [torch.full_like(bias, constant) for _, bias in convolutions[:-1]]
+    slopes = [state.get(f"body.{2 * i + 1}.weight", slope) for i, slope in enumerate(constants)]
     return convolutions, slopes
 
 

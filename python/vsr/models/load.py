@@ -15,6 +15,7 @@ from vsr.models import weights
 from vsr.models.base import Upscaler
 from vsr.models.basicvsr import BasicVSR
 from vsr.models.checkpoint import read_checkpoint, write_safetensors
+from vsr.models.pruned import FORMAT, FORMAT_KEY, Pruned, build_pruned, is_pruned
 from vsr.models.spynet import SPyNet
 from vsr.models.srvgg import ACTIVATIONS, SRVGGNet
 
@@ -29,8 +30,8 @@ def load_model(
 ) -> Upscaler:
     """Loads a network with its weights, whatever public layout the file has.
 
-    Architecture, width, depth, scale and direction are found from the tensors. See
-    :func:`vsr.models.checkpoint.read_checkpoint` for the layouts.
+    Architecture, width, depth, scale and direction are found from the tensors; pruned networks say in their metadata
+    what they were. See :func:`vsr.models.checkpoint.read_checkpoint` for the layouts.
 
     Args:
         path_or_name: A checkpoint file, or a name of :data:`vsr.models.weights.NAMES`, which is fetched if needed.
@@ -87,6 +88,8 @@ def save_model(model: Upscaler, path: str | os.PathLike[str]) -> None:
     if target.suffix != ".safetensors":
         raise UserError(f"{target}: expected a name that ends in .safetensors")
     metadata = {"architecture": type(model).__name__} | {key: str(value) for key, value in model.config.items()}
+    if isinstance(model, Pruned):
+        metadata[FORMAT_KEY] = FORMAT
     write_safetensors(target, model.state_dict(), metadata)
 
 
@@ -104,6 +107,8 @@ def _build(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
     """The network that the names and shapes of ``tensors`` ask for, without memory for its parameters yet."""
     try:
         with torch.device("meta"):
+            if is_pruned(tensors, metadata):
+                return build_pruned(path, tensors, metadata)
             if "forward_trunk.main.0.weight" in tensors:
                 return _build_basicvsr(tensors)
             if "body.0.weight" in tensors:

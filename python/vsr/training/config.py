@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -89,7 +89,20 @@ class RepSRConfig(SwitchConfig):
     block: Literal["repsr", "plain", "ecb", "repvgg", "sesr"] = "repsr"
 
 
-ModelConfig = BasicVSRConfig | SRVGGConfig | RepSRConfig
+class CheckpointConfig(_Section):
+    """A trained network to go on from.
+
+    Attributes:
+        weights: A name or file for :func:`vsr.models.load_model`, pruned networks included.
+        scale: What it enlarges by.
+    """
+
+    kind: Literal["checkpoint"]
+    weights: str
+    scale: Literal[1, 2, 3, 4] = 4
+
+
+ModelConfig = BasicVSRConfig | SRVGGConfig | RepSRConfig | CheckpointConfig
 
 
 class ClipsConfig(_Section):
@@ -195,6 +208,8 @@ class TrainConfig(_Section):
         return self
 
 
+Config = TypeVar("Config", bound=BaseModel)
+
 PRESETS = Path(__file__).with_name("presets")
 
 
@@ -214,11 +229,17 @@ def find_config(name: str) -> Path:
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The configuration of a training run from a YAML file; see :func:`read_yaml`."""
+    return read_yaml(path, overrides, TrainConfig)
+
+
+def read_yaml(path: Path, overrides: Sequence[str], kind: type[Config]) -> Config:
     """A configuration from a YAML file.
 
     Args:
         path: The file.
         overrides: ``section.key=value`` with a YAML value, such as ``schedule.batch=16``; applied in order.
+        kind: What the file describes.
 
     Raises:
         UserError: The file cannot be read, or a key or value is wrong; the message names it, and the nearest valid key.
@@ -230,16 +251,22 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: expected sections such as model, data and schedule")
+        first, second, third, *_ = kind.model_fields
+        raise UserError(f"{path}: expected sections such as {first}, {second} and {third}")
     for override in overrides:
         _override(content, override)
     try:
-        return TrainConfig.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{path}: {_explain(error, content)}") from error
+        raise UserError(f"{path}: {_explain(error, content, kind)}") from error
 
 
-_KINDS: dict[int | str, type[_Section]] = {"basicvsr": BasicVSRConfig, "srvgg": SRVGGConfig, "repsr": RepSRConfig}
+_KINDS: dict[int | str, type[_Section]] = {
+    "basicvsr": BasicVSRConfig,
+    "srvgg": SRVGGConfig,
+    "repsr": RepSRConfig,
+    "checkpoint": CheckpointConfig,
+}
 
 
 def _override(content: dict[str, Any], text: str) -> None:
@@ -258,14 +285,14 @@ def _override(content: dict[str, Any], text: str) -> None:
         raise UserError(f"{text}: the value is not YAML") from error
 
 
-def _explain(error: ValidationError, content: dict[str, Any]) -> str:
+def _explain(error: ValidationError, content: dict[str, Any], kind: type[BaseModel]) -> str:
     """The first complaint in one line: where, what was expected, what was given, which key may have been meant."""
     first = error.errors()[0]
     # A tagged union puts the tag into the path.
     parts = [part for part in first["loc"] if part not in _KINDS]
     where = ".".join(str(part) for part in parts)
     if first["type"] == "extra_forbidden":
-        valid = _keys(parts[:-1], content)
+        valid = _keys(parts[:-1], content, kind)
         near = difflib.get_close_matches(str(parts[-1]), valid, 1)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(valid)}"
         return f"{where}: no such key; {hint}"
@@ -275,9 +302,9 @@ def _explain(error: ValidationError, content: dict[str, Any]) -> str:
     return f"{where}: {message}, got {first['input']!r}" if first["type"] != "value_error" else f"{where}: {message}"
 
 
-def _keys(sections: Sequence[int | str], content: dict[str, Any]) -> list[str]:
+def _keys(sections: Sequence[int | str], content: dict[str, Any], kind: type[BaseModel]) -> list[str]:
     """Valid keys of a section."""
-    model: Any = TrainConfig
+    model: Any = kind
     for section in sections:
         if isinstance(section, int):
             continue

@@ -16,6 +16,7 @@ from vsr.training.board import Board, summary_writer
 from vsr.training.catalog import TrainingClip, find_clips
 from vsr.training.config import ClipsConfig, TrainConfig
 from vsr.training.distributed import join_group
+from vsr.training.extension import Extension
 from vsr.training.trainer import Progress, Trainer
 
 
@@ -77,6 +78,7 @@ def train(
     on_step: Callable[[Progress], None] | None = None,
     on_skip: Callable[[str], None] | None = None,
     tensorboard: bool = False,
+    extension: Extension | None = None,
 ) -> None:
     """Train as configured, in every process that ``torchrun`` started, or alone.
 
@@ -90,6 +92,7 @@ def train(
         on_step: Called after every step, in the first process only.
         on_skip: Called with a sentence for every clip that cannot be read and is left out.
         tensorboard: Log curves and pictures into ``tensorboard`` in the folder, see :class:`Board`.
+        extension: What the run does besides.
 
     Raises:
         UserError: See :class:`Trainer`, :meth:`Trainer.run` and :class:`Board`.
@@ -101,7 +104,7 @@ def train(
         kept = config.data.keep_images
         clips = open_clips(config.data.train, keep_images=kept, on_skip=on_skip)
         validation = open_clips(config.data.validation, on_skip=on_skip) if group.leads else []
-        trainer = Trainer(config, clips, validation, folder, group)
+        trainer = Trainer(config, clips, validation, folder, group, extension)
         listeners = [on_step] if on_step is not None else []
         if tensorboard and group.leads:
             listeners.append(stack.enter_context(Board(folder / "tensorboard", trainer.iteration)).show)

@@ -25,12 +25,21 @@ from torch.utils.data import DataLoader
 
 from vsr.errors import UserError
 from vsr.files import PendingFile, writing
-from vsr.models import BasicVSR, SRVGGNet, load_spynet, save_model
+from vsr.models import BasicVSR, SRVGGNet, load_model, load_spynet, save_model
 from vsr.models.base import Upscaler
 from vsr.training.catalog import TrainingClip
-from vsr.training.config import ModelConfig, OptimizerConfig, RepSRConfig, SRVGGConfig, SwitchConfig, TrainConfig
+from vsr.training.config import (
+    CheckpointConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RepSRConfig,
+    SRVGGConfig,
+    SwitchConfig,
+    TrainConfig,
+)
 from vsr.training.dataset import ClipDataset, ClipRequest, Sample, low_resolution
 from vsr.training.distributed import Group
+from vsr.training.extension import Extension
 from vsr.training.repsr import (
     Reparameterised,
     RepBasicVSR,
@@ -74,7 +83,12 @@ class Progress(NamedTuple):
 
 
 def build_model(config: ModelConfig) -> Upscaler:
-    """The network of a configuration with fresh weights, from torch's global random generator."""
+    """The network of a configuration: with fresh weights from torch's global random generator, or a checkpoint's."""
+    if isinstance(config, CheckpointConfig):
+        loaded = load_model(config.weights)
+        if loaded.scale != config.scale:
+            raise UserError(f"model.scale: {config.weights} enlarges by {loaded.scale}, got {config.scale}")
+        return loaded
     if isinstance(config, RepSRConfig):
         return RepSRTraining(config.num_block, config.num_feat, config.scale, config.block)
     if isinstance(config, SRVGGConfig):
@@ -119,6 +133,7 @@ class Trainer:
         clips, validation: What :attr:`TrainConfig.data` names, opened.
         folder: Where checkpoints, weights and the log go; made if missing.
         group: This process among the others.
+        extension: What the run does besides.
 
     Raises:
         UserError: The data do not fit the schedule, or the folder holds a run with another configuration.
@@ -131,8 +146,10 @@ class Trainer:
         validation: Sequence[TrainingClip],
         folder: Path,
         group: Group,
+        extension: Extension | None = None,
     ) -> None:
         self.config, self.group, self.folder = config, group, folder
+        self._extension = extension or Extension()
         self._validation = list(validation)
         schedule, model = config.schedule, config.model
         for phase in schedule.phases:
@@ -152,7 +169,8 @@ class Trainer:
             seed=config.seed,
         )
         torch.manual_seed(config.seed)
-        self.model = build_model(model).to(group.device).to(memory_format=torch.channels_last).train()
+        made = self._extension.prepare(build_model(model))
+        self.model = made.to(group.device).to(memory_format=torch.channels_last).train()
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         if group.size > 1:
             synchronise_batch_norms(self.model)
@@ -226,6 +244,7 @@ class Trainer:
         """Loss of the step, the mean over all ranks; NaN where it was left out."""
         optimizer = self.config.optimizer
         self._switch_if_due(step)
+        self._extension.before_step(self.model, self.iteration, step)
         network = self._network_for(step)
         lr, hr = low_resolution(batch, self.config.model.scale, self.config.data.degradation, self.group.device)
         self.optimizer.zero_grad(set_to_none=True)
@@ -238,7 +257,8 @@ class Trainer:
                 half = self.config.dtype == "bfloat16"
                 with torch.autocast(self.group.device.type, torch.bfloat16, enabled=half):
                     output = self._forward(network, small)
-                loss = reconstruction_loss(output, self._as_output(large), optimizer.loss) / parts
+                fidelity = reconstruction_loss(output, self._as_output(large), optimizer.loss)
+                loss = (fidelity + self._extension.penalty(self.model, small)) / parts
                 loss.backward()
                 total += loss.detach()
         if self.group.size > 1:
@@ -333,7 +353,9 @@ class Trainer:
 
     def _shipped(self) -> Upscaler:
         """The network that users get: the averaged weights, merged where there is something to merge."""
-        return self.average.merged() if isinstance(self.average, Reparameterised) else self.average
+        if isinstance(self.average, Reparameterised):
+            return self.average.merged()
+        return self._extension.ship(self.average)
 
     # What is kept -----------------------------------------------------------------------------------------------------
 
@@ -358,6 +380,7 @@ class Trainer:
             self.folder / STATE,
             {
                 "config": self.config.model_dump_json(),
+                "extension": json.dumps(self._extension.settings()),
                 "iteration": self.iteration,
                 "best": self._parts.best,
                 "bad_steps": self._parts.bad_steps,
@@ -373,7 +396,8 @@ class Trainer:
         with suppress(ValidationError):  # else the comparison says what this version does not know
             # Settings that came later have their defaults.
             old = TrainConfig.model_validate(old).model_dump(mode="json")
-        _check_same(old, self.config.model_dump(mode="json"), self.folder)
+        check_same(old, self.config.model_dump(mode="json"), self.folder)
+        check_same(json.loads(state.get("extension", "{}")), self._extension.settings(), self.folder)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -432,14 +456,24 @@ _FREE = {
 }
 
 
-def _check_same(old: dict[str, Any], new: dict[str, Any], folder: Path, path: tuple[str, ...] = ()) -> None:
+def check_same(old: dict[str, Any], new: dict[str, Any], folder: Path, path: tuple[str, ...] = ()) -> None:
+    """Refuse to continue a run with settings that would have changed what it computed.
+
+    Args:
+        old, new: Settings of the run in the folder and of this one, as JSON.
+        folder: For the message.
+        path: Names of the sections that these are part of.
+
+    Raises:
+        UserError: Naming the first setting that differs.
+    """
     for key in sorted({*old, *new}):
         place = (*path, key)
         a, b = old.get(key), new.get(key)
         if place in _FREE or a == b:
             continue
         if isinstance(a, dict) and isinstance(b, dict):
-            _check_same(a, b, folder, place)
+            check_same(a, b, folder, place)
             continue
         raise UserError(
             f"{folder}: holds a run with another configuration: {'.'.join(place)} was {a!r} and is now {b!r}; "
