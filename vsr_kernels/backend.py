@@ -171,6 +171,7 @@ def choose(op: str, x: Tensor) -> str:
         missing = obstacle if forced == "triton" or missing is None else f"{missing}; in Triton: {obstacle}"
     if forced is not None:
         raise RuntimeError(f"{op}: use_backend({forced!r}): no kernel: {missing}")
+    assert missing is not None  # else the device's own kernel was taken
     if (op, missing) not in _state.warned and not torch.compiler.is_compiling():
         _state.warned.add((op, missing))
         warnings.warn(f"vsr_kernels.{op} runs as plain PyTorch on {device}: {missing}", stacklevel=3)
