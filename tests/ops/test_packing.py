@@ -214,7 +214,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """Which slots of which instance operators ask for."""
     calls: list[tuple[int, ...]] = []
 
-    def get(self: PackedWeights, slot: int, *arguments: object) -> None:
+    def get(self: PackedWeights, ops: object, slot: int, *arguments: object) -> None:
         calls.append((id(self), slot))
 
     monkeypatch.setattr(packing.PackedWeights, "get", get)
