@@ -137,7 +137,7 @@ def test_models(work: Path) -> None:
     result = call(work, "clip.mp4", "out.mp4", "--model", "image.png", model=False)
     assert isinstance(result.exception, UserError)
     result = call(work, "clip.mp4", "out.mp4", "--scale", "8", model=False)
-    assert re.search("no pretrained weights enlarge by x8; there are some for x4", str(result.exception))
+    assert re.search("no pretrained weights enlarge by x8; there are some for x2, x4", str(result.exception))
 
 
 def test_inputs_are_checked_before_weights_are_fetched(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -12,7 +13,7 @@ from vsr import fetch
 from vsr.cli import models as cli
 from vsr.errors import UserError
 from vsr.fetch import PackageFile
-from vsr.models import weights
+from vsr.models import load_model, weights
 
 
 @pytest.fixture(autouse=True)
@@ -39,19 +40,42 @@ def small(monkeypatch: pytest.MonkeyPatch) -> weights.Weights:
 
 def test_default_for_scale() -> None:
     assert weights.default_for_scale(4) == "basicvsr-vimeo-bi"
-    with pytest.raises(UserError, match="no pretrained weights enlarge by x3; there are some for x4"):
+    assert weights.default_for_scale(2) == "repsr-m8c32-x2"
+    assert [weights.default_for_scale(scale, fast=True) for scale in (2, 4)] == ["repsr-m4c32-x2", "repsr-m4c32-x4"]
+    with pytest.raises(UserError, match="no pretrained weights enlarge by x3; there are some for x2, x4"):
         weights.default_for_scale(3)
 
 
+PUBLIC = ("basicvsr-vimeo-bi", "basicvsr-vimeo-bd", "basicvsr-reds", "animevideov3")
+
+
 def test_every_entry_is_complete() -> None:
-    assert weights.NAMES == ("basicvsr-vimeo-bi", "basicvsr-vimeo-bd", "basicvsr-reds", "animevideov3")
+    assert weights.NAMES[:4] == PUBLIC
     for name in weights.NAMES:
         entry = weights.describe(name)
-        assert (entry.name, entry.scale) == (name, 4)
+        assert entry.name == name
         assert entry.licence in ("Apache-2.0", "BSD-3-Clause")
-        assert not entry.is_cached
+        assert entry.is_here == (name not in PUBLIC)
     with pytest.raises(UserError, match="no weights are called 'basicvsr'; there are basicvsr-vimeo-bi, "):
         weights.fetch("basicvsr")
+
+
+@pytest.mark.parametrize("name", [name for name in weights.NAMES if name not in PUBLIC])
+def test_shipped_weights(name: str) -> None:
+    """They load without a network, are what their name says, and have a card."""
+    path = weights.fetch(name)
+    assert path == weights.cached(name)
+    model = load_model(name)
+    assert model.scale == weights.describe(name).scale
+    assert f"{model.num_feat} features" in weights.describe(name).architecture
+    shape = (1, 3, 3, 20, 24) if model.recurrent else (1, 3, 20, 24)
+    frames = torch.full(shape, 0.5)
+    with torch.inference_mode():
+        # A flat grey frame stays one: artefacts of batch norms show in smooth regions.
+        assert (model(frames) - 0.5).abs().max() < 0.04
+    card = path.with_suffix(".md").read_text()
+    assert card.startswith(f"# {name}\n")
+    assert "bicubic" in card
 
 
 def test_fetch_then_path(small: weights.Weights, tmp_path: Path) -> None:
@@ -79,4 +103,4 @@ def test_list(small: weights.Weights) -> None:
     weights.fetch("small")
     assert "small  x2  here" in run(cli.app, ["list"]).stdout
     entry = json.loads(run(cli.app, ["list", "--json"]).stdout)[0]
-    assert (entry["name"], entry["scale"], entry["cached"], entry["licence"]) == ("small", 2, True, "MIT")
+    assert (entry["name"], entry["scale"], entry["here"], entry["licence"]) == ("small", 2, True, "MIT")

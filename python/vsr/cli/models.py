@@ -27,9 +27,11 @@ def list_models(
         typer.echo(json.dumps(entries, indent=2))
         return
     for entry in entries:
-        typer.echo(f"{entry['name']}  x{entry['scale']}  {'here' if entry['cached'] else 'not fetched'}")
+        typer.echo(f"{entry['name']}  x{entry['scale']}  {'here' if entry['here'] else 'not fetched'}")
         typer.echo(f"    {entry['summary']}")
         typer.echo(f"    {entry['architecture']}; {entry['licence']}")
+        if not entry["sources"]:
+            typer.echo("    comes with this package")
         for source, origin in zip(entry["sources"], entry["origins"], strict=True):
             typer.echo(f"    {source} = {origin}")
 
@@ -40,7 +42,7 @@ def fetch(name: _Name) -> None:
     from vsr.models import weights
 
     entry = weights.describe(name)
-    if not entry.is_cached:
+    if not entry.is_here:
         typer.echo(f"fetching {', '.join(file.source for file in entry.files)} ({entry.licence})", err=True)
     typer.echo(weights.fetch(name))
 
@@ -57,7 +59,7 @@ def _facts(entry: Weights) -> dict[str, Any]:
     return {
         "name": entry.name,
         "scale": entry.scale,
-        "cached": entry.is_cached,
+        "here": entry.is_here,
         "summary": entry.summary,
         "architecture": entry.architecture,
         "licence": entry.licence,

