@@ -45,7 +45,7 @@ def run(*arguments: str, timeout: int) -> int:
 @cells
 def test_small_cases() -> None:
     files = [str(OPS / f"test_{name}.py") for name in ("values", "edges")]
-    assert run("-m", "interpreted", *files, timeout=550) > 250
+    assert run("-m", "interpreted", *files, timeout=550) > 200
 
 
 @pytest.mark.slow
