@@ -151,7 +151,7 @@ def test_what_is_packed_is_passed_on(calls: Calls, monkeypatch: pytest.MonkeyPat
 def test_layers_keep_their_own_packings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layer by layer, every one asks for a slot of its own."""
     slots: list[int] = []
-    monkeypatch.setattr(PackedWeights, "get", lambda self, slot, *arguments: slots.append(slot))
+    monkeypatch.setattr(PackedWeights, "get", lambda self, ops, slot, *arguments: slots.append(slot))
     if not vsr_kernels.backends()["cpu"].available:
         pytest.skip("no compiled operators: " + vsr_kernels.backends()["cpu"].detail)
     conv_chain(**operands("prelu", torch.float32), packed=PackedWeights())

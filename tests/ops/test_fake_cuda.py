@@ -108,7 +108,7 @@ def test_what_is_packed_is_passed_on(name: str, calls: Calls, monkeypatch: pytes
     """Each convolution of an operator asks for its weights and gets its own packing."""
     made: dict[int, Tensor] = {}
 
-    def get(self: PackedWeights, slot: int, x: Tensor, weight: Tensor, *others: object) -> Tensor:
+    def get(self: PackedWeights, ops: object, slot: int, x: Tensor, weight: Tensor, *others: object) -> Tensor:
         assert weight.shape == (8, 8, 3, 3)
         made[slot] = torch.empty(slot + 1, dtype=torch.uint8, device="cuda")
         return made[slot]
