@@ -11,6 +11,7 @@ import pytest
 from tiny_models import Nearest
 
 from vsr.cli import upscale as command
+from vsr.errors import UserError
 from vsr.inference import UpscaleReport
 
 
@@ -64,14 +65,28 @@ def test_quiet(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scale", "expected"), [(None, "basicvsr-vimeo-bi"), (4, "basicvsr-vimeo-bi"), (3, "basicvsr-vimeo-bi")]
+    ("scale", "fast", "expected"),
+    [
+        (None, False, "basicvsr-vimeo-bi"),
+        (4, False, "basicvsr-vimeo-bi"),
+        (3, False, "basicvsr-vimeo-bi"),
+        (2, False, "repsr-m8c32-x2"),
+        (None, True, "repsr-m4c32-x4"),
+        (3, True, "repsr-m4c32-x4"),
+        (1, True, "repsr-m4c32-x2"),
+    ],
 )
-def test_weights_for_a_scale(scale: int | None, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_for_a_scale(scale: int | None, fast: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scale without weights of its own is served by the next larger one's, reduced."""
     asked: list[str] = []
     monkeypatch.setattr("vsr.models.load_model", lambda name: asked.append(name) or Nearest())
-    command._load(None, scale)
+    command._load(None, scale, fast)
     assert asked == [expected]
+
+
+def test_fast_and_a_model() -> None:
+    with pytest.raises(UserError, match=r"--fast chooses the network, and --model names one \(mine\.pth\): give one"):
+        command._load("mine.pth", None, True)
 
 
 def test_summary() -> None:
