@@ -9,7 +9,6 @@ process times, so that they hold on a busy machine, too.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import NamedTuple
 import torch
 from rich.console import Console
 from rich.table import Table
-from training import Run, run
+from training import Run, arguments, run, settings
 
 from vsr.training.config import ClipsConfig
 
@@ -52,12 +51,8 @@ PRESETS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, iterations=3000, folder="runs/multigrid")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--iterations", type=int, default=3000)
-    parser.add_argument("--clips", default="datasets/clips", help="what `vsr data prepare` wrote")
-    parser.add_argument("--folder", type=Path, default=Path("runs/multigrid"))
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings for all of them")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -70,11 +65,9 @@ def main() -> None:
     def runs_of(recipe: Recipe) -> list[Run]:
         found = []
         for seed in range(args.seeds):
-            common = [f"data.train=[{{root: {args.clips}/train}}]", "data.validation=[]", f"seed={seed}"]
-            common += [f"schedule.iterations={args.iterations}", *args.set]
             name = f"{recipe.name.replace(' ', '-').replace(',', '').strip('+-')}-{seed}"
-            settings = [*common, *recipe.settings]
-            found.append(run(name, "basicvsr-small", settings, held_out, args.folder, backend=recipe.backend))
+            changes = [*settings(args, seed), *recipe.settings]
+            found.append(run(name, "basicvsr-small", changes, held_out, args.folder, backend=recipe.backend))
             print(f"{recipe.name}, seed {seed}: {found[-1].mean_psnr:.3f} dB, {found[-1].seconds:.0f} s", flush=True)
         return found
 

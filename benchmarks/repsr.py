@@ -9,7 +9,6 @@ process times, so that they hold on a busy machine, too.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from training import Run, run
+from training import Run, arguments, run, settings
 
 from vsr.training.config import ClipsConfig
 
@@ -25,12 +24,8 @@ BLOCKS = ("repsr", "plain", "ecb", "repvgg", "sesr")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, iterations=3000, folder="runs/repsr")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--iterations", type=int, default=3000)
-    parser.add_argument("--clips", default="datasets/clips", help="what `vsr data prepare` wrote")
-    parser.add_argument("--folder", type=Path, default=Path("runs/repsr"))
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings for all of them")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -38,14 +33,8 @@ def main() -> None:
     runs: dict[str, list[Run]] = {block: [] for block in BLOCKS}
     for seed in range(args.seeds):
         for block in BLOCKS:
-            settings = [
-                f"data.train=[{{root: {args.clips}/train}}]",
-                f"schedule.iterations={args.iterations}",
-                f"model.block={block}",
-                f"seed={seed}",
-                *args.set,
-            ]
-            runs[block].append(run(f"{block}-{seed}", "repsr-x2", settings, held_out, args.folder))
+            changes = [*settings(args, seed), f"model.block={block}"]
+            runs[block].append(run(f"{block}-{seed}", "repsr-x2", changes, held_out, args.folder))
             print(f"{block}, seed {seed}: {runs[block][-1].mean_psnr:.3f} dB", flush=True)
     report(runs)
     if args.json:

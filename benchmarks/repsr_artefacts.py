@@ -1,23 +1,22 @@
-"""The artefacts of batch norm in super-resolution, and RepSR's cure: a late switch to population statistics.
+"""What the late switch to population statistics does for a RepSR network: pictures with and without it.
 
     vsr data prepare datasets/clips
     python benchmarks/repsr_artefacts.py PICTURE.png [--iterations 2000] [--folder runs/repsr-artefacts]
 
-Trains one network twice, once with the statistics of the batch to the end. Merged it has to count with population
-statistics, under which it was never trained: what that does shows in smooth regions. The picture has the windows of the
-held-out clips where the two differ most: bicubic, without the switch, with it, the original.
+Trains one network twice, once with the statistics of the batch to the end. Merged, that one counts with population
+statistics under which it was never trained; RepSR's paper reports artefacts in smooth regions. The picture has the
+windows of the held-out clips where the error grows most without the switch: bicubic, without, with, the original.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from training import run
+from training import arguments, run, settings
 
 from vsr.data.degrade import bicubic_upscale_frame, degrade_frame, mod_crop
 from vsr.models import load_model
@@ -29,19 +28,15 @@ _SCALE, _WINDOW, _ZOOM = 2, 64, 3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, iterations=2000, folder="runs/repsr-artefacts")
     parser.add_argument("picture", type=Path)
-    parser.add_argument("--iterations", type=int, default=2000)
     parser.add_argument("--rows", type=int, default=4)
-    parser.add_argument("--clips", default="datasets/clips", help="what `vsr data prepare` wrote")
-    parser.add_argument("--folder", type=Path, default=Path("runs/repsr-artefacts"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     held_out = [ClipsConfig(root=f"{args.clips}/validation"), ClipsConfig(root=f"{args.clips}/test")]
-    common = [f"data.train=[{{root: {args.clips}/train}}]", f"schedule.iterations={args.iterations}"]
     runs = {"never": ["model.switch=1"], "late": []}
-    for name, settings in runs.items():
-        found = run(name, "repsr-x2", [*common, *settings], held_out, args.folder)
+    for name, changes in runs.items():
+        found = run(name, "repsr-x2", [*settings(args, 0), *changes], held_out, args.folder)
         print(f"switch {name}: {', '.join(f'{clip} {psnr:.2f}' for clip, psnr in found.psnr.items())} dB", flush=True)
     never, late = (load_model(args.folder / name / FINAL) for name in runs)
     rows: list[tuple[float, Tensor]] = []

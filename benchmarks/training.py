@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import time
@@ -44,10 +45,31 @@ class Run:
         return sum(self.psnr.values()) / len(self.psnr)
 
 
+def arguments(description: str | None, *, iterations: int, folder: str) -> argparse.ArgumentParser:
+    """What all comparisons are asked."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--iterations", type=int, default=iterations)
+    parser.add_argument("--clips", default="datasets/clips", help="what `vsr data prepare` wrote")
+    parser.add_argument("--folder", type=Path, default=Path(folder))
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings for all of them")
+    return parser
+
+
+def settings(args: argparse.Namespace, seed: int) -> list[str]:
+    """What all runs of a seed have in common."""
+    return [
+        f"data.train=[{{root: {args.clips}/train}}]",
+        "data.validation=[]",
+        f"schedule.iterations={args.iterations}",
+        f"seed={seed}",
+        *args.set,
+    ]
+
+
 def run(
     name: str,
     preset: str,
-    settings: Sequence[str],
+    changes: Sequence[str],
     held_out: Sequence[ClipsConfig],
     folder: Path,
     *,
@@ -58,7 +80,7 @@ def run(
     Args:
         name: Of the run's folder.
         preset: A configuration.
-        settings: What differs from it, ``key=value``.
+        changes: What differs from it, ``key=value``.
         held_out: Clips to score.
         folder: Holds all runs; a run that was cut off begins anew, so that its time is its own.
         backend: Trains on these operators; None for the package's choice.
@@ -66,7 +88,7 @@ def run(
     Raises:
         ValueError: The folder holds a run of that name with another configuration.
     """
-    config = read_config(find_config(preset), settings)
+    config = read_config(find_config(preset), changes)
     place = folder / name
     facts = {
         "config": config.model_dump(mode="json"),
@@ -88,7 +110,6 @@ def run(
 def _train(config: TrainConfig, held_out: Sequence[ClipsConfig], place: Path) -> Run:
     # Neither validations nor checkpoints count as training.
     config = config.model_copy(update={"validate_every": 10**9, "save_every": 10**9})
-    config = config.model_copy(update={"data": config.data.model_copy(update={"validation": ()})})
     losses: list[float] = []
     begin = time.process_time()
     train(config, place, device=torch.device("cpu"), on_step=lambda progress: losses.append(progress.loss))

@@ -45,6 +45,10 @@ class BackendStatus(NamedTuple):
     detail: str
 
 
+_NO_TRITON = "the package triton is not installed"
+_NO_GPU = "no GPU is visible"
+
+
 class _State:
     """What has been loaded; written once under the lock, read without it."""
 
@@ -52,7 +56,7 @@ class _State:
         self.ready = False
         self.cpu_error = "not loaded"
         self.cuda_error = "not loaded"
-        self.triton_error = "not loaded"
+        self.triton_error: str | None = None  # None until somebody needed it
         self.kernels: dict[str, frozenset[str]] = {"cpu": frozenset(), "cuda": frozenset(), "meta": frozenset()}
         self.forced: str | None = None
         self.warned: set[tuple[str, str]] = set()
@@ -86,7 +90,7 @@ def load(*, compile_missing: bool = True) -> None:
                 _state.cpu_error = str(error)
         if cpu is not None:
             _load_objects(cpu, cuda)
-        if not _state.kernels["cuda"] and (torch.version.cuda or torch.version.hip):
+        if not _state.kernels["cuda"] and torch.cuda.device_count():  # counted without initialising CUDA
             _load_triton()
         _state.ready = True
 
@@ -118,10 +122,10 @@ def _load_objects(cpu: Path, cuda: Path | None) -> None:
 
 def _load_triton() -> None:
     """Register the Triton operators, where Triton is installed; a second or two, and only where they may run."""
-    if not _state.triton_error:
+    if _state.triton_error == "":
         return
     if importlib.util.find_spec("triton") is None:
-        _state.triton_error = "the package triton is not installed"
+        _state.triton_error = _NO_TRITON
         return
     try:
         importlib.import_module("vsr_kernels.triton")
@@ -133,8 +137,11 @@ def _load_triton() -> None:
 
 
 def interpreted() -> bool:
-    """Whether Triton kernels run in Triton's interpreter, on the CPU: for tests, and for stepping through them."""
-    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+    """Whether Triton kernels run in Triton's interpreter, on the CPU: for tests, and for stepping through them.
+
+    The environment variable TRITON_INTERPRET, by Triton's rule, which is asked for before Triton is imported.
+    """
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on")
 
 
 def operators(chosen: str) -> Any:
@@ -165,7 +172,7 @@ def choose(op: str, x: Tensor) -> str:
     if missing is None and forced != "triton":
         return device
     if forced == "triton" or (device == "cuda" and op not in _state.kernels["cuda"]):
-        obstacle = _state.triton_error or _unfit_for_triton(op, x)
+        obstacle = _NO_GPU if _state.triton_error is None else _state.triton_error or _unfit_for_triton(op, x)
         if obstacle is None:
             return "triton"
         missing = obstacle if forced == "triton" or missing is None else f"{missing}; in Triton: {obstacle}"
@@ -268,13 +275,12 @@ def backends() -> dict[str, BackendStatus]:
 
 
 def _triton_status() -> BackendStatus:
-    """Of an installed Triton that nothing has needed yet, without importing it."""
-    not_needed = _state.triton_error == "not loaded" and importlib.util.find_spec("triton") is not None
-    error = "" if not_needed else _state.triton_error
-    if _state.triton_error == "not loaded" and not not_needed:
-        error = "the package triton is not installed"
+    """Of Triton, which is not imported for the question."""
+    error = _state.triton_error
+    if error is None:
+        error = _NO_TRITON if importlib.util.find_spec("triton") is None else ""
     if not error and not interpreted() and not torch.cuda.is_available():
-        error = "no GPU is visible"
+        error = _NO_GPU
     detail = "in Triton's interpreter, on the CPU" if interpreted() else "Triton kernels, compiled at first use"
     return BackendStatus(not error, OPERATORS, error or detail)
 

@@ -48,6 +48,23 @@ class PendingFile:
         self.temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; it becomes ``target`` when the block ends, and vanishes if it fails.
+
+    Raises:
+        UserError: The folder does not exist, cannot be written to, or the disk is full.
+    """
+    pending = PendingFile(target)
+    try:
+        with writing(target):
+            yield pending.temporary
+        pending.commit()
+    except BaseException:
+        pending.discard()
+        raise
+
+
 def check_folder(folder: Path) -> None:
     """Raise UserError unless files can be created in ``folder``."""
     if not folder.is_dir():

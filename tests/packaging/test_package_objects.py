@@ -207,3 +207,10 @@ def test_torch_is_at_least_the_target() -> None:
     project = PACKAGE.parent / "pyproject.toml"
     if project.is_file():
         assert '"torch>=2.10"' in project.read_text()
+
+
+def test_names_are_the_same_with_and_without_torch_imported_first() -> None:
+    """Both halves list them, because the one that needs torch cannot be asked."""
+    from vsr_kernels import torch_api
+
+    assert set(vsr_kernels.__all__) == {*torch_api.__all__, "__version__", "nn"}

@@ -251,7 +251,7 @@ def test_recipes(tmp_path: Path) -> None:
     preset = read_recipe("basicvsr")
     assert preset.press is not None and preset.finetune is not None
     Press(preset.press.pressure, HALF, preset.press.schedule.length)  # which is long enough
-    with pytest.raises(UserError, match="nothing: neither a file nor a recipe; there are basicvsr"):
+    with pytest.raises(UserError, match="nothing: neither a file nor a preset; there are basicvsr"):
         read_recipe("nothing")
     path = tmp_path / "recipe.yaml"
     path.write_text("data: {train: [{root: x}]}\npress: {pressure: {limitt: 3}, schedule: {iterations: 100}}\n")

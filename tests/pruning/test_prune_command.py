@@ -93,7 +93,7 @@ def test_with_a_recipe(dense: Path, clips: Path, tmp_path: Path) -> None:
         (("--ratio", "0.5", "--gmacs", "3"), "expected one of ratio, gmacs and milliseconds, got ratio, gmacs"),
         (("--score", "scale"), "all scales are the same"),
         (("--run", "x"), "--run belong to --recipe"),
-        (("--recipe", "nothing"), "neither a file nor a recipe; there are basicvsr"),
+        (("--recipe", "nothing"), "neither a file nor a preset; there are basicvsr"),
     ],
 )
 def test_wrong_arguments(arguments: tuple[str, ...], message: str, dense: Path, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch.utils import _pytree as pytree
 
 from .arena import Buffer
 from .steps import Step, Value
@@ -27,7 +26,7 @@ def write_in_place(steps: Sequence[Step], inputs: Sequence[Value], buffers: Sequ
         inputs: values that stand for the caller's tensors, which stay as they are.
         buffers: all of the recording, with their lifetimes and results known.
     """
-    values = [[leaf for leaf in _leaves(step) if isinstance(leaf, Value)] for step in steps]
+    values = {id(value): value for step in steps for value in step.values()}.values()
     given = {id(value.buffer) for value in inputs}
     gone: set[int] = set()
     for now, step in enumerate(steps):
@@ -48,14 +47,9 @@ def write_in_place(steps: Sequence[Step], inputs: Sequence[Value], buffers: Sequ
             or old.nbytes != new.nbytes
         ):
             continue
-        for value in {id(v): v for some in values for v in some}.values():
+        for value in values:
             if value.buffer is old:
                 value.buffer = new
         new.last = old.last
         gone.add(id(old))
     return [buffer for buffer in buffers if id(buffer) not in gone]
-
-
-def _leaves(step: Step) -> list[object]:
-    leaves: list[object] = pytree.tree_leaves((step.arguments, step.keywords, step.results))
-    return leaves

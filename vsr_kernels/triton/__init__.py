@@ -7,6 +7,5 @@ Triton operators, which ``torch.compile`` sees into. :mod:`vsr_kernels.backend` 
 from __future__ import annotations
 
 from . import conv, shuffle, warp
-from .tiles import INTERPRETED
 
-__all__ = ["INTERPRETED", "conv", "shuffle", "warp"]
+__all__ = ["conv", "shuffle", "warp"]

@@ -9,9 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-#: Whether kernels run in Triton's interpreter, on the CPU: the environment variable TRITON_INTERPRET, read when kernels
-#: are defined.
-INTERPRETED = bool(triton.knobs.runtime.interpret)
+from ..backend import interpreted
 
 #: Stages of a pipeline on AMD's GPUs, at most: theirs counts the stage that is being computed with, and has 64 KB.
 AMD_STAGES = 2
@@ -36,7 +34,7 @@ def autotune(tiles: Sequence[dict[str, int]], key: Sequence[str]) -> Callable[[A
         )
         for tile in tiles
     ]
-    return triton.autotune(configs[:1] if INTERPRETED else configs, key=list(key), cache_results=True)
+    return triton.autotune(configs[:1] if interpreted() else configs, key=list(key), cache_results=True)
 
 
 def at_least_16(size: int, most: int) -> int:

@@ -45,7 +45,7 @@ def compare(
     if output.exists() and not overwrite:
         raise UserError(f"{output}: exists already; --overwrite replaces it")
     from vsr.cli._clips import frame_at
-    from vsr.cli._files import whole_file
+    from vsr.files import whole_file
     from vsr.metrics.sidebyside import Picture, side_by_side
 
     area = None if crop is None else _parse_crop(crop)

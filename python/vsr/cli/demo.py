@@ -137,7 +137,7 @@ def _write_video(frames: list[Tensor], target: Path) -> Path:
 
 
 def _write_picture(versions: dict[str, list[Tensor]], target: Path) -> Path:
-    from vsr.cli._files import whole_file
+    from vsr.files import whole_file
     from vsr.metrics.sidebyside import Picture, side_by_side
 
     pictures = [Picture(label, frames[_SHOWN - _FIRST].numpy()) for label, frames in versions.items()]

@@ -222,7 +222,7 @@ def _cell(score: ClipScore) -> str:
 
 
 def _write_json(target: Path, settings: Mapping[str, Any], results: Mapping[str, Sequence[ClipResult]]) -> None:
-    from vsr.cli._files import whole_file
+    from vsr.files import whole_file
     from vsr.metrics import average_clips
 
     methods = {
@@ -252,7 +252,7 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_plot(target: Path, results: Mapping[str, Sequence[ClipResult]]) -> None:
-    from vsr.cli._files import whole_file
+    from vsr.files import whole_file
     from vsr.metrics.plot import plot_scores
 
     with whole_file(target) as temporary:

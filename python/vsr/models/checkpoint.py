@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vsr.errors import UserError
-from vsr.files import PendingFile, writing
+from vsr.files import whole_file
 from vsr.models.ncnn import read_ncnn
 
 _WRAPPERS = ("params_ema", "params", "state_dict")  # in the order of preference
@@ -94,18 +94,14 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     Raises:
         UserError: The file cannot be written.
     """
-    pending = PendingFile(path)
+    dense = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     try:
-        dense = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        with writing(path):
-            mode = pending.temporary.stat().st_mode
-            save_file(dense, pending.temporary, dict(metadata))
-            pending.temporary.chmod(mode)  # save_file leaves a file that only its owner can read
-        pending.commit()
+        with whole_file(path) as temporary:
+            mode = temporary.stat().st_mode
+            save_file(dense, temporary, dict(metadata))
+            temporary.chmod(mode)  # save_file leaves a file that only its owner can read
     except SafetensorError as error:
         raise UserError(f"{path}: cannot be written: {error}") from error
-    finally:
-        pending.discard()
 
 
 def _renamed(key: str) -> str:

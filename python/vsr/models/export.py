@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vsr.errors import UserError
-from vsr.files import PendingFile, writing
+from vsr.files import whole_file
 from vsr.models.base import Upscaler
 from vsr.models.basicvsr import BasicVSR
 from vsr.models.ncnn import write_ncnn
@@ -111,10 +111,5 @@ def _onnx_bytes(model: SRVGGNet) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    pending = PendingFile(path)
-    try:
-        with writing(path):
-            pending.temporary.write_bytes(content)
-        pending.commit()
-    finally:
-        pending.discard()
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)

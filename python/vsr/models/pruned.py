@@ -177,7 +177,7 @@ def check_kept(units: Units, kept: Kept) -> None:
     missing, unknown = set(units.sizes) - set(kept), set(kept) - set(units.sizes)
     if missing or unknown:
         raise ValueError(f"kept: missing {sorted(missing)[:3]}, unknown {sorted(unknown)[:3]}")
-    of_blocks = {f"{block}.{part}" for block in units.blocks for part in ("in", "hidden", "out")}
+    of_blocks = units.of_blocks
     for group, size in units.sizes.items():
         numbers = list(kept[group])
         if numbers != sorted(set(numbers)) or (numbers and not 0 <= numbers[0] <= numbers[-1] < size):
@@ -185,7 +185,7 @@ def check_kept(units: Units, kept: Kept) -> None:
         if not numbers and group not in of_blocks:
             raise ValueError(f"kept: {group}: expected at least one unit, got none")
     for block in units.blocks:
-        left = [len(kept[f"{block}.{part}"]) for part in ("in", "hidden", "out")]
+        left = [len(kept[group]) for group in units.of_block(block)]
         if any(left) and not all(left):
             raise ValueError(f"kept: {block}: expected units in each of in, hidden and out, or none, got {left}")
 
@@ -236,7 +236,7 @@ def _replace(model: nn.Module, path: str, made: nn.Module) -> None:
 
 
 def _block(path: str, units: Units, kept: Kept) -> nn.Module:
-    into, hidden, out = (kept[f"{path}.{part}"] for part in ("in", "hidden", "out"))
+    into, hidden, out = (kept[group] for group in units.of_block(path))
     if not out:
         return RemovedBlock()
     return PrunedBlock(units.sizes[f"{path}.out"], in_kept=into, hidden_kept=hidden, out_kept=out)

@@ -59,6 +59,16 @@ class Units:
     blocks: tuple[str, ...]
     slopes: Mapping[str, str]
 
+    @staticmethod
+    def of_block(block: str) -> tuple[str, str, str]:
+        """The groups of a residual block."""
+        return f"{block}.in", f"{block}.hidden", f"{block}.out"
+
+    @property
+    def of_blocks(self) -> set[str]:
+        """The groups of all residual blocks."""
+        return {group for block in self.blocks for group in self.of_block(block)}
+
     @property
     def everything(self) -> dict[str, list[int]]:
         """Nothing pruned."""
@@ -104,7 +114,7 @@ def _of_basicvsr(model: BasicVSR) -> Units:
         convs.append(UnitConv(f"{trunk}.main.0", None, None, width + 3, width))
         for i in range(model.num_block):
             block = f"{trunk}.main.2.{i}"
-            into, hidden, out = (f"{block}.{part}" for part in ("in", "hidden", "out"))
+            into, hidden, out = Units.of_block(block)
             sizes |= {into: width, hidden: width, out: width}
             convs.append(UnitConv(f"{block}.conv1", into, hidden, width, width))
             convs.append(UnitConv(f"{block}.conv2", hidden, out, width, width))

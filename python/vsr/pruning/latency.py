@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsr.fetch import cache_dir
-from vsr.files import PendingFile
+from vsr.files import whole_file
 from vsr_kernels import PackedWeights, conv3x3, sparse_conv3x3
 from vsr_kernels.version import __version__
 
@@ -58,12 +58,8 @@ class TimeTable:
     def save(self) -> None:
         """Keep what was measured for later runs on this machine."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        pending = PendingFile(self._path)
-        try:
-            pending.temporary.write_text(json.dumps(self._known, indent=0))
-            pending.commit()
-        finally:
-            pending.discard()
+        with whole_file(self._path) as temporary:
+            temporary.write_text(json.dumps(self._known, indent=0))
 
 
 def _machine(device: torch.device) -> str:

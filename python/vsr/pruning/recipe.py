@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vsr.errors import UserError
-from vsr.files import PendingFile, check_folder
+from vsr.files import whole_file
 from vsr.models import load_model, save_model
 from vsr.models.base import Upscaler
 from vsr.models.units import units_of
@@ -20,7 +20,7 @@ from vsr.pruning.cut import cut, dense_form, unscaled
 from vsr.pruning.press import Press, PressConfig
 from vsr.pruning.selection import SelectionConfig, choose
 from vsr.pruning.temporal import TemporalConfig, TemporalGuide
-from vsr.training.config import CheckpointConfig, DataConfig, OptimizerConfig, TrainConfig, read_yaml
+from vsr.training.config import CheckpointConfig, DataConfig, OptimizerConfig, TrainConfig, find_config, read_yaml
 from vsr.training.extension import Extension
 from vsr.training.run import train
 from vsr.training.schedule import MultigridSchedule
@@ -103,13 +103,7 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: The file cannot be read, or a key or value is wrong.
     """
-    path = Path(name)
-    if not path.exists() and not path.suffix and path.parent == Path():
-        path = PRESETS / f"{name}.yaml"
-        if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
-            raise UserError(f"{name}: neither a file nor a recipe; there are {known}")
-    return read_yaml(path, overrides, Recipe)
+    return read_yaml(find_config(name, PRESETS), overrides, Recipe)
 
 
 def prune(model: Upscaler, selection: SelectionConfig) -> Upscaler:
@@ -177,7 +171,5 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
         check_same(json.loads(path.read_text()), json.loads(json.dumps(settings)), folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    check_folder(folder)
-    pending = PendingFile(path)
-    pending.temporary.write_text(json.dumps(settings, indent=2))
-    pending.commit()
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(settings, indent=2))

@@ -178,7 +178,7 @@ def _values(ranked: list[int], worth: Tensor, scope: str) -> list[float]:
 
 def _order(units: Units, ranked: Mapping[str, list[int]], value: Mapping[str, list[float]]) -> list[str]:
     """The groups that lose a unit, one after the other; each loses its worst that is left."""
-    of_blocks = {f"{block}.{part}" for block in units.blocks for part in ("in", "hidden", "out")}
+    of_blocks = units.of_blocks
     entries = []
     for number, (group, numbers) in enumerate(ranked.items()):
         first = 0 if group in of_blocks else 1
@@ -190,7 +190,7 @@ def _order(units: Units, ranked: Mapping[str, list[int]], value: Mapping[str, li
 def _closed(units: Units, counts: dict[str, int]) -> dict[str, int]:
     """Blocks that lack one of their groups are gone."""
     for block in units.blocks:
-        groups = [f"{block}.{part}" for part in ("in", "hidden", "out")]
+        groups = units.of_block(block)
         if not all(counts[group] for group in groups):
             counts |= dict.fromkeys(groups, 0)
     return counts

@@ -213,17 +213,21 @@ Config = TypeVar("Config", bound=BaseModel)
 PRESETS = Path(__file__).with_name("presets")
 
 
-def find_config(name: str) -> Path:
+def find_config(name: str, presets: Path = PRESETS) -> Path:
     """The file of that name, or the preset.
+
+    Args:
+        name: What a user calls it.
+        presets: Their folder.
 
     Raises:
         UserError: Neither exists.
     """
-    path, preset = Path(name), PRESETS / f"{name}.yaml"
+    path, preset = Path(name), presets / f"{name}.yaml"
     if path.is_file() or path.suffix or path.parent != Path():
         return path
     if not preset.is_file():
-        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
+        known = ", ".join(sorted(p.stem for p in presets.glob("*.yaml")))
         raise UserError(f"{name}: neither a file nor a preset; there are {known}")
     return preset
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from vsr.data.clips import CLIPS, fetch_clip
 from vsr.errors import UserError
-from vsr.files import PendingFile, writing
+from vsr.files import whole_file, writing
 from vsr.inference.video_reader import VideoReader
 from vsr.training.panorama import Panorama
 
@@ -175,11 +175,5 @@ def _known(manifest: Path, keys: set[str]) -> dict[str, dict[str, object]]:
 
 
 def _write_manifest(path: Path, entries: dict[str, dict[str, object]]) -> None:
-    pending = PendingFile(path)
-    try:
-        with writing(path):
-            pending.temporary.write_text(json.dumps(dict(sorted(entries.items())), indent=1) + "\n")
-        pending.commit()
-    except BaseException:
-        pending.discard()
-        raise
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(dict(sorted(entries.items())), indent=1) + "\n")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from vsr.errors import UserError
-from vsr.files import PendingFile, writing
+from vsr.files import whole_file
 
 _FORMAT = 1
 
@@ -22,14 +22,8 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
     """
     content = io.BytesIO()  # torch would turn a full disk into another error
     torch.save({"format": _FORMAT} | state, content)
-    pending = PendingFile(path)
-    try:
-        with writing(path):
-            pending.temporary.write_bytes(content.getbuffer())
-        pending.commit()
-    except BaseException:
-        pending.discard()
-        raise
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def read_state(path: Path) -> dict[str, Any]:

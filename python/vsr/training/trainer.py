@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from vsr.errors import UserError
-from vsr.files import PendingFile, writing
+from vsr.files import whole_file, writing
 from vsr.models import BasicVSR, SRVGGNet, load_model, load_spynet, save_model
 from vsr.models.base import Upscaler
 from vsr.training.catalog import TrainingClip
@@ -413,10 +413,8 @@ class Trainer:
             return
         lines = [line for line in path.read_text().splitlines() if line.endswith("}")]  # the last one may be cut off
         kept = [line for line in lines if json.loads(line)["iteration"] < self.iteration]
-        pending = PendingFile(path)
-        with writing(path):
-            pending.temporary.write_text("".join(line + "\n" for line in kept))
-        pending.commit()
+        with whole_file(path) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept))
 
     def _log(self, progress: Progress) -> None:
         if not self.group.leads:

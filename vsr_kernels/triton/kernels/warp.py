@@ -48,6 +48,25 @@ def sample(flow, image, row, col, mask, H, W, f_n, f_c, f_h, f_w, NEAREST: tl.co
 
 
 @triton.jit
+def output_pixels(pixels, W, BLOCK_P: tl.constexpr):
+    """This program's image, its pixels by number, row and column, and which of them exist."""
+    blocks = tl.cdiv(pixels, BLOCK_P)
+    image = (tl.program_id(0) // blocks).to(tl.int64)
+    pixel = tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    return image, pixel, pixel // W, pixel % W, pixel < pixels
+
+
+@triton.jit
+def inside(left, top, exists, H, W):
+    """Which columns and rows of the four corners lie in the image: left, right, top, low."""
+    left_in = exists & (left >= 0) & (left < W)
+    right_in = exists & (left + 1 >= 0) & (left + 1 < W)
+    top_in = (top >= 0) & (top < H)
+    low_in = (top + 1 >= 0) & (top + 1 < H)
+    return left_in, right_in, top_in, low_in
+
+
+@triton.jit
 def flow_warp_kernel(
     x,  # (N, C, H, W), any strides
     flow,  # (N, 2, H, W), any strides: dx, dy in pixels
@@ -74,18 +93,10 @@ def flow_warp_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    blocks = tl.cdiv(pixels, BLOCK_P)
-    image = (tl.program_id(0) // blocks).to(tl.int64)
-    pixel = tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
-    row = pixel // W
-    col = pixel % W
-    exists = pixel < pixels
+    image, _, row, col, exists = output_pixels(pixels, W, BLOCK_P)
     left, top, fx, fy, _, _ = sample(flow, image, row, col, exists, H, W, f_n, f_c, f_h, f_w, NEAREST, BORDER)
     channel = tl.arange(0, BLOCK_C)
-    left_in = exists & (left >= 0) & (left < W)
-    right_in = exists & (left + 1 >= 0) & (left + 1 < W)
-    top_in = (top >= 0) & (top < H)
-    low_in = (top + 1 >= 0) & (top + 1 < H)
+    left_in, right_in, top_in, low_in = inside(left, top, exists, H, W)
     if WIDE:
         row, col = row.to(tl.int64), col.to(tl.int64)
         left, top, channel = left.to(tl.int64), top.to(tl.int64), channel.to(tl.int64)

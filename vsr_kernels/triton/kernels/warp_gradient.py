@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .warp import sample
+from .warp import inside, output_pixels, sample
 
 
 @triton.jit
@@ -65,18 +65,10 @@ def flow_gradient_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    blocks = tl.cdiv(pixels, BLOCK_P)
-    image = (tl.program_id(0) // blocks).to(tl.int64)
-    pixel = tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
-    row = pixel // W
-    col = pixel % W
-    exists = pixel < pixels
+    image, pixel, row, col, exists = output_pixels(pixels, W, BLOCK_P)
     left, top, fx, fy, flat_x, flat_y = sample(flow, image, row, col, exists, H, W, f_n, f_c, f_h, f_w, False, BORDER)
     channel = tl.arange(0, BLOCK_C)
-    left_in = exists & (left >= 0) & (left < W)
-    right_in = exists & (left + 1 >= 0) & (left + 1 < W)
-    top_in = (top >= 0) & (top < H)
-    low_in = (top + 1 >= 0) & (top + 1 < H)
+    left_in, right_in, top_in, low_in = inside(left, top, exists, H, W)
     if WIDE:
         row, col = row.to(tl.int64), col.to(tl.int64)
         left, top, channel = left.to(tl.int64), top.to(tl.int64), channel.to(tl.int64)
@@ -119,15 +111,12 @@ def largest_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    blocks = tl.cdiv(pixels, BLOCK_P)
-    image = (tl.program_id(0) // blocks).to(tl.int64)
-    pixel = tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
-    row = pixel // W
-    incoming = grad + image * g_n + (row.to(tl.int64) * g_h + (pixel % W).to(tl.int64) * g_w)[:, None]
+    image, _, row, col, exists = output_pixels(pixels, W, BLOCK_P)
+    incoming = grad + image * g_n + (row.to(tl.int64) * g_h + col.to(tl.int64) * g_w)[:, None]
     found = tl.zeros((BLOCK_P, BLOCK_C), tl.int32)
     for start in range(0, C, BLOCK_C):
         c = start + tl.arange(0, BLOCK_C)
-        mask = (pixel < pixels)[:, None] & (c < C)[None, :]
+        mask = exists[:, None] & (c < C)[None, :]
         g = tl.load(incoming + (c.to(tl.int64) * g_c)[None, :], mask=mask, other=0.0).to(tl.float32)
         bits = g.to(tl.int32, bitcast=True) & 0x7FFFFFFF
         found = tl.maximum(found, tl.where(bits < 0x7F800000, bits, 0))
@@ -172,17 +161,9 @@ def scatter_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    blocks = tl.cdiv(pixels, BLOCK_P)
-    image = (tl.program_id(0) // blocks).to(tl.int64)
-    pixel = tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
-    row = pixel // W
-    col = pixel % W
-    exists = pixel < pixels
+    image, _, row, col, exists = output_pixels(pixels, W, BLOCK_P)
     left, top, fx, fy, _, _ = sample(flow, image, row, col, exists, H, W, f_n, f_c, f_h, f_w, NEAREST, BORDER)
-    left_in = exists & (left >= 0) & (left < W)
-    right_in = exists & (left + 1 >= 0) & (left + 1 < W)
-    top_in = (top >= 0) & (top < H)
-    low_in = (top + 1 >= 0) & (top + 1 < H)
+    left_in, right_in, top_in, low_in = inside(left, top, exists, H, W)
     first, second = power(scale_exponent(tl.load(largest + image), HEADROOM))
     incoming = grad + image * g_n + (row.to(tl.int64) * g_h + col.to(tl.int64) * g_w)[:, None]
     corner = image * s_n + (top.to(tl.int64) * s_h + left.to(tl.int64) * s_w)[:, None]
