@@ -185,6 +185,8 @@ def test_a_resumed_run_is_the_same(clips: Path, tmp_path: Path, model: dict[str,
     rest = run(made, tmp_path / "parts")
     assert [s.iteration for s in rest] == list(range(5, 12))
     assert [s.loss for s in rest] == [s.loss for s in expected[5:]]
+    assert 0 < rest[0].left < 600, "seconds of this process, for the iterations of this process"
+    assert rest[-1].left == 0
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "parts")]
     assert logs[0] == logs[1]

@@ -79,23 +79,19 @@ def reporting() -> Iterator[Callable[[Progress], None]]:
     console = Console(stderr=True)
     shown_at = 0.0
 
-    def text(progress: Progress, begin: float) -> str:
+    def text(progress: Progress) -> str:
         step = progress.step
-        left = progress.seconds * (1 - progress.share) / max(progress.share - begin, 1e-9)
         return (
             f"iteration {progress.iteration + 1}  {step.frames} frames {step.crop}x{step.crop}  batch {step.batch}  "
-            f"lr {step.lr:.2e}  loss {progress.loss:.5f}  {_duration(left)} left"
+            f"lr {step.lr:.2e}  loss {progress.loss:.5f}  {_duration(progress.left)} left"
         )
 
     with Bar(BarColumn(), TextColumn("{task.description}"), console=console, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("", total=1.0)
-        begin: float | None = None
 
         def show(progress: Progress) -> None:
-            nonlocal shown_at, begin
-            if begin is None:  # a continued run does not begin at nothing
-                begin = progress.share
-            line = text(progress, begin)
+            nonlocal shown_at
+            line = text(progress)
             bar.update(task, completed=progress.share, description=line)
             if not sys.stderr.isatty() and time.monotonic() - shown_at > _REPORT_SECONDS:
                 shown_at = time.monotonic()

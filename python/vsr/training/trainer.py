@@ -68,7 +68,7 @@ class Progress(NamedTuple):
         step: Shape and learning rate.
         loss: Mean over all ranks; NaN where the step was left out.
         share: Of the run's predicted cost that is done.
-        seconds: Since this process began.
+        left: Predicted seconds to the end of the run, from what this process has taken so far.
         took: Seconds of this step alone, waiting for its samples among them, validation and checkpoints not.
         scores: Of the validation after this step, by clip; empty where there was none.
     """
@@ -77,7 +77,7 @@ class Progress(NamedTuple):
     step: Step
     loss: float
     share: float
-    seconds: float
+    left: float
     took: float
     scores: dict[str, Score]
 
@@ -197,8 +197,8 @@ class Trainer:
             UserError: The loss stays without a finite gradient, a sample cannot be read, or the disk is full; the last
                 checkpoint stays whole.
         """
-        begin = time.monotonic()
         schedule = self.config.schedule
+        begin, done = time.monotonic(), schedule.cost_before(self.iteration)
         with ExitStack() as stack:
             ready = time.monotonic()
             for batch, step in zip(self._batches(stack), schedule.steps(self.iteration), strict=True):
@@ -208,9 +208,9 @@ class Trainer:
                 scores = self._validate() if self._due(self.config.validate_every) else {}
                 if self._due(self.config.save_every) or scores:
                     self._save()
-                share = schedule.cost_before(self.iteration) / schedule.cost
-                seconds = time.monotonic() - begin
-                progress = Progress(self.iteration - 1, step, loss, share, seconds, took, scores)
+                cost = schedule.cost_before(self.iteration)
+                left = (time.monotonic() - begin) * (schedule.cost - cost) / (cost - done)
+                progress = Progress(self.iteration - 1, step, loss, cost / schedule.cost, left, took, scores)
                 self._log(progress)
                 if on_step is not None:
                     on_step(progress)
