@@ -31,12 +31,19 @@ constexpr int64_t kGradRows = 24;        // a multiple of every R
 
 inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
+// Rows at a time under `vectors` of columns: as many as the registers hold, or eight where that computes fewer rows
+// that nobody has.
+constexpr int kFewerRows = 8;
+inline bool takes_fewer_rows(int64_t rows, int vectors) {
+  return rows_at_once(vectors) > kFewerRows && round_up(rows, kFewerRows) < round_up(rows, rows_at_once(vectors));
+}
+
 // Multiplications of vectors per tile.
 inline int64_t wgrad_cost(int64_t rows, int64_t columns) {
   int64_t cost = 0;
   for (int64_t left = vectors_of(columns); left > 0; left -= Vec::kPanel) {
-    const int64_t vectors = left < Vec::kPanel ? left : Vec::kPanel;
-    cost += vectors * round_up(rows, rows_at_once(static_cast<int>(vectors)));
+    const int vectors = static_cast<int>(left < Vec::kPanel ? left : Vec::kPanel);
+    cost += vectors * round_up(rows, takes_fewer_rows(rows, vectors) ? kFewerRows : rows_at_once(vectors));
   }
   return cost;
 }
@@ -207,13 +214,23 @@ inline void add_tiles(const float* rows, int64_t row_step, const float* columns,
     for (int v = 0; v < NV; ++v) add_to(m + r * m_row + v * Vec::kWidth, sum[r][v]);
 }
 
+template <int R, int NV>
+void add_rows(const float* rows, int64_t row_step, const float* columns, int64_t column_step, int64_t tiles,
+              int64_t count, double* m, int64_t m_row) {
+  static_assert(kGradRows % R == 0);
+  for (int64_t r = 0; r < count; r += R)
+    add_tiles<R, NV>(rows + r, row_step, columns, column_step, tiles, m + r * m_row, m_row);
+}
+
 template <int NV>
 void add_panel(const float* rows, int64_t row_step, const float* columns, int64_t column_step, int64_t tiles,
                int64_t count, double* m, int64_t m_row) {
   constexpr int R = rows_at_once(NV);
-  static_assert(kGradRows % R == 0);
-  for (int64_t r = 0; r < count; r += R)
-    add_tiles<R, NV>(rows + r, row_step, columns, column_step, tiles, m + r * m_row, m_row);
+  if constexpr (R > kFewerRows) {
+    if (takes_fewer_rows(count, NV))
+      return add_rows<kFewerRows, NV>(rows, row_step, columns, column_step, tiles, count, m, m_row);
+  }
+  add_rows<R, NV>(rows, row_step, columns, column_step, tiles, count, m, m_row);
 }
 
 // One product of a block onto m.

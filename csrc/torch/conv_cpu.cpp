@@ -6,6 +6,7 @@
 
 #include "core/epilogue.h"
 #include "cpu/kernels.h"
+#include "cpu/scratch.h"
 #include "torch/conv_operators.h"
 
 namespace vsr::op {
@@ -155,9 +156,9 @@ Pair weight_gradients(const ConvGradients& call) {
                     .dtype = dtype_of(call.op, x)};
   const cpu::Kernels& kernels = cpu::kernels();
   p.plan = kernels.wgrad_plan(p);
-  const std::array<int64_t, 1> sums{p.plan.parts * p.plan.part_sums};
-  const Tensor parts = torch::stable::empty({sums.data(), sums.size()}, ScalarType::Double, std::nullopt, x.device());
-  p.parts = static_cast<double*>(mutable_data(parts));
+  // Of this thread, which waits for the others: fresh memory would cost a page fault per 4096 bytes, in every call.
+  const int64_t sums = p.plan.parts * p.plan.part_sums * static_cast<int64_t>(sizeof(double));
+  p.parts = static_cast<double*>(cpu::scratch(3, sums));
   torch::stable::parallel_for(0, p.plan.parts, 1,
                               [&](int64_t begin, int64_t end) { kernels.wgrad_parts(p, begin, end); });
   torch::stable::parallel_for(0, p.plan.rows, 4, [&](int64_t begin, int64_t end) { kernels.wgrad_sum(p, begin, end); });
