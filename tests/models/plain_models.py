@@ -32,6 +32,22 @@ def srvgg(p: Params, x: Tensor, scale: int, act_type: str = "prelu") -> Tensor:
     return y + x.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
 
 
+def edsr(p: Params, x: Tensor, scale: int, res_scale: float = 1.0) -> Tensor:
+    """EDSR of BasicSR with its defaults img_range 255 and the mean of DIV2K."""
+    mean = torch.tensor([0.4488, 0.4371, 0.4040], dtype=x.dtype).view(1, 3, 1, 1)
+    first = y = _conv(p, "conv_first", (x - mean) * 255.0)
+    block = 0
+    while f"body.{block}.conv1.weight" in p:
+        inner = _conv(p, f"body.{block}.conv2", F.relu(_conv(p, f"body.{block}.conv1", y)))
+        y = y + res_scale * inner
+        block += 1
+    y = _conv(p, "conv_after_body", y) + first
+    for layer in (0, 2):
+        if f"upsample.{layer}.weight" in p:
+            y = F.pixel_shuffle(_conv(p, f"upsample.{layer}", y), 3 if scale == 3 else 2)
+    return _conv(p, "conv_last", y) / 255.0 + mean
+
+
 def warp(x: Tensor, flow: Tensor, padding: str) -> Tensor:
     """x (N, C, H, W) sampled at its pixel grid plus flow (N, 2, H, W)."""
     _, _, h, w = x.shape

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from vsr.models import BasicVSR, SRVGGNet
+from vsr.models import EDSR, BasicVSR, SRVGGNet
 from vsr.models.base import Upscaler
 
-KINDS = ("bidirectional", "unidirectional", "x1", "prelu", "leakyrelu")
+KINDS = ("bidirectional", "unidirectional", "x1", "prelu", "leakyrelu", "edsr")
 
 
 def network(kind: str, *, width: int = 8) -> Upscaler:
@@ -16,6 +16,8 @@ def network(kind: str, *, width: int = 8) -> Upscaler:
     model: Upscaler
     if kind in ("prelu", "leakyrelu"):
         model = SRVGGNet(width, 3, 2, kind)
+    elif kind == "edsr":
+        model = EDSR(width, 2, 4)
     elif kind == "x1":
         model = BasicVSR(width, 1, scale=1, bidirectional=False, num_hr_feat=width + 2)
     else:

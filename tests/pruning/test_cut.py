@@ -12,7 +12,7 @@ from torch import Tensor
 from pruning.small import KINDS, frames, network, random_kept
 from vsr.errors import UserError
 from vsr.inference.runner import Runner
-from vsr.models import BasicVSR, Pruned, SRVGGNet, load_model, save_model
+from vsr.models import EDSR, BasicVSR, Pruned, SRVGGNet, load_model, save_model
 from vsr.models.export import export_model
 from vsr.models.pruned import FORMAT_KEY, PrunedBasicVSR, RemovedBlock
 from vsr.models.units import units_of
@@ -113,6 +113,15 @@ def test_gradients_of_a_pruned_network_are_those_of_the_masked_one(kind: str) ->
         assert torch.allclose(pruned.get_submodule(conv.path).weight.grad, wanted, rtol=1e-9, atol=1e-12), conv.path
 
 
+def test_scaled_branches_are_pruned_with_their_factor() -> None:
+    torch.manual_seed(0)
+    model = EDSR(8, 2, 2, res_scale=0.1).eval()
+    dense, everything = dense_form(model)
+    x = frames(model)
+    with torch.no_grad():
+        assert distance(cut(dense, everything)(x), model(x)) < 1e-6
+
+
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
@@ -133,8 +142,8 @@ def test_files(kind: str, tmp_path: Path) -> None:
         export_model(loaded, tmp_path / "dense.pth")
         if kind != "leakyrelu":  # whose slope such a file does not hold
             other = load_model(tmp_path / "dense.pth")
-            assert type(other) in (BasicVSR, SRVGGNet) and distance(other(x), pruned(x)) < 2e-5
-        if not dense.recurrent:
+            assert not isinstance(other, Pruned) and distance(other(x), pruned(x)) < 2e-5
+        if isinstance(dense, SRVGGNet):
             pytest.importorskip("onnx", reason="the onnx package is not installed")
             runtime = pytest.importorskip("onnxruntime", reason="the onnxruntime package is not installed")
             export_model(loaded, tmp_path / "small.onnx")  # narrow as it is: any program runs that

@@ -71,7 +71,7 @@ def test_overrides(small: Path) -> None:
         ("schedule.batch=three", r"schedule\.batch: should be a valid integer.*, got 'three'"),
         ("schedule.batch=0", r"schedule\.batch: should be greater than 0, got 0"),
         ("schedule.stages=[{crop: 8, share: 0.5}]", r"schedule: stages: expected shares that add up to 1, got 0\.5"),
-        ("model.kind=edsr", r"model: .*edsr.*does not match any of the expected tags: 'basicvsr', 'srvgg'"),
+        ("model.kind=rcan", r"model: .*rcan.*does not match any of the expected tags: 'basicvsr', 'srvgg', 'edsr'"),
         ("data.train=[{root: x, frames: [5, 3]}]", r"frames: expected the first not after the last, got \[5, 3\]"),
         ("schedule.batch", r"schedule\.batch: expected key=value, such as schedule\.batch=16"),
         ("=3", r"=3: expected key=value"),

@@ -114,6 +114,18 @@ def test_it_learns(clips: Path, tmp_path: Path) -> None:
     assert log[-1]["psnr/a"] == score.psnr
 
 
+def test_a_residual_network_learns(clips: Path, tmp_path: Path) -> None:
+    edsr = {"kind": "edsr", "scale": 2, "num_feat": 8, "num_block": 2, "res_scale": 0.5}
+    losses = [s.loss for s in run(config(clips, model=edsr, schedule__iterations=60, schedule__lr=3e-3), tmp_path)]
+    assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
+    assert load_model(tmp_path / "final.safetensors").config == {
+        "num_feat": 8,
+        "num_block": 2,
+        "upscale": 2,
+        "res_scale": 0.5,
+    }
+
+
 REPSR = {"model": {"kind": "repsr", "scale": 2, "num_feat": 4, "num_block": 2, "switch": 0.5, "statistics_batches": 3}}
 
 

@@ -37,7 +37,7 @@ def export(
         Path, typer.Argument(metavar="OUT", help="The .onnx, .param (ncnn, with .bin) or .pth (Real-ESRGAN) to write.")
     ],
 ) -> None:
-    """Write a network for other programs: SRVGG and RepSR in any of these formats, BasicVSR as .pth, pruned or not."""
+    """Write a network for other programs: SRVGG and RepSR in any of these formats, BasicVSR and EDSR as .pth."""
     from vsr.models import load_model
     from vsr.models.export import export_model
 

@@ -13,8 +13,9 @@ from vsr.models import weights
 if TYPE_CHECKING:
     from vsr.models.base import Upscaler
     from vsr.models.basicvsr import BasicVSR, BasicVSRState
+    from vsr.models.edsr import EDSR
     from vsr.models.load import load_model, load_spynet, save_model
-    from vsr.models.pruned import Pruned, PrunedBasicVSR, PrunedSRVGGNet
+    from vsr.models.pruned import Pruned, PrunedBasicVSR, PrunedEDSR, PrunedSRVGGNet
     from vsr.models.spynet import SPyNet
     from vsr.models.srvgg import RepSRNet, SRVGGNet
 else:
@@ -23,8 +24,10 @@ else:
         {
             "BasicVSR": "basicvsr",
             "BasicVSRState": "basicvsr",
+            "EDSR": "edsr",
             "Pruned": "pruned",
             "PrunedBasicVSR": "pruned",
+            "PrunedEDSR": "pruned",
             "PrunedSRVGGNet": "pruned",
             "RepSRNet": "srvgg",
             "SPyNet": "spynet",
@@ -37,10 +40,12 @@ else:
     )
 
 __all__ = [
+    "EDSR",
     "BasicVSR",
     "BasicVSRState",
     "Pruned",
     "PrunedBasicVSR",
+    "PrunedEDSR",
     "PrunedSRVGGNet",
     "RepSRNet",
     "SPyNet",

@@ -29,7 +29,7 @@ class Upscaler(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def config(self) -> dict[str, int | bool | str]:
+    def config(self) -> dict[str, int | float | bool | str]:
         """The constructor arguments that rebuild this network."""
 
 

@@ -129,7 +129,7 @@ class BasicVSR(Upscaler):
         self.conv_last = Conv3x3(num_hr_feat, 3)
 
     @property
-    def config(self) -> dict[str, int | bool | str]:
+    def config(self) -> dict[str, int | float | bool | str]:
         """The constructor arguments that rebuild this network."""
         return {
             "num_feat": self.num_feat,

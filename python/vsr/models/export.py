@@ -14,6 +14,7 @@ from vsr.errors import UserError
 from vsr.files import whole_file
 from vsr.models.base import Upscaler
 from vsr.models.basicvsr import BasicVSR
+from vsr.models.edsr import EDSR, published_res_scale
 from vsr.models.ncnn import write_ncnn
 from vsr.models.pruned import Pruned
 from vsr.models.srvgg import SRVGGNet
@@ -22,7 +23,7 @@ _OPSET, _IR_VERSION = 17, 8  # what runtimes of the last years read
 
 
 def export_model(model: Upscaler, path: Path) -> None:
-    """Write a network in the format that the file's ending stands for; all but BasicVSR in any, BasicVSR as ``.pth``.
+    """Write a network in the format that the file's ending stands for; BasicVSR and EDSR as ``.pth`` only.
 
     ``.onnx``: input ``frames`` (N, 3, H, W) float32 in [0, 1], output ``enlarged`` (N, 3, s H, s W), any N, H and W.
     ``.param``, with ``.bin`` beside it: ncnn, blobs ``data`` and ``output``, as Real-ESRGAN's ncnn ports expect them.
@@ -30,7 +31,8 @@ def export_model(model: Upscaler, path: Path) -> None:
     networks, which are written at full width, with zeros.
 
     Args:
-        model: A :class:`vsr.models.SRVGGNet`, such as a merged RepSR, or a :class:`vsr.models.BasicVSR`; either pruned.
+        model: A :class:`vsr.models.SRVGGNet`, such as a merged RepSR, a :class:`vsr.models.BasicVSR` or a
+            :class:`vsr.models.EDSR`; pruned or not.
         path: The target; it appears whole or not at all.
 
     Raises:
@@ -38,8 +40,10 @@ def export_model(model: Upscaler, path: Path) -> None:
     """
     if path.suffix not in (".onnx", ".param", ".pth"):
         raise UserError(f"{path}: expected a name that ends in .onnx, .param (ncnn) or .pth (BasicSR, Real-ESRGAN)")
-    if path.suffix == ".pth" and isinstance(model, (SRVGGNet, BasicVSR)):
+    if path.suffix == ".pth" and isinstance(model, (SRVGGNet, BasicVSR, EDSR)):
         dense = model.to_dense() if isinstance(model, Pruned) else model
+        if isinstance(dense, EDSR):
+            dense = dense.rescaled(published_res_scale(dense.num_feat))
         content = io.BytesIO()  # torch would turn a full disk into another error
         torch.save({"params": {key: value.float().cpu() for key, value in dense.state_dict().items()}}, content)
         _write(path, content.getvalue())

@@ -15,6 +15,7 @@ from vsr.models import weights
 from vsr.models.base import Upscaler
 from vsr.models.basicvsr import BasicVSR
 from vsr.models.checkpoint import read_checkpoint, write_safetensors
+from vsr.models.edsr import EDSR, published_res_scale
 from vsr.models.pruned import FORMAT, FORMAT_KEY, Pruned, build_pruned, is_pruned
 from vsr.models.spynet import SPyNet
 from vsr.models.srvgg import ACTIVATIONS, SRVGGNet
@@ -31,7 +32,8 @@ def load_model(
     """Loads a network with its weights, whatever public layout the file has.
 
     Architecture, width, depth, scale and direction are found from the tensors; pruned networks say in their metadata
-    what they were. See :func:`vsr.models.checkpoint.read_checkpoint` for the layouts.
+    what they were. No tensor tells EDSR's ``res_scale``: without metadata it is the published one, 0.1 at 256 channels
+    and else 1. See :func:`vsr.models.checkpoint.read_checkpoint` for the layouts.
 
     Args:
         path_or_name: A checkpoint file, or a name of :data:`vsr.models.weights.NAMES`, which is fetched if needed.
@@ -111,13 +113,15 @@ def _build(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
                 return build_pruned(path, tensors, metadata)
             if "forward_trunk.main.0.weight" in tensors:
                 return _build_basicvsr(tensors)
+            if "conv_after_body.weight" in tensors:
+                return _build_edsr(tensors, metadata)
             if "body.0.weight" in tensors:
                 return _build_srvgg(path, tensors, metadata)
     except (KeyError, IndexError, ValueError) as error:
         missing = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{path}: looks like a known network, but {missing}") from error
     raise UserError(
-        f"{path}: fits no network known here: missing body.0.weight (SRVGG, RepSR) "
+        f"{path}: fits no network known here: missing body.0.weight (SRVGG, RepSR), conv_after_body.weight (EDSR) "
         f"and forward_trunk.main.0.weight (BasicVSR); unexpected: {_some(list(tensors))}"
     )
 
@@ -137,6 +141,17 @@ def _build_basicvsr(tensors: Mapping[str, Tensor]) -> BasicVSR:
         bidirectional="backward_trunk.main.0.weight" in tensors,
         num_hr_feat=num_hr_feat,
     )
+
+
+def _build_edsr(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> EDSR:
+    num_feat = tensors["conv_first.weight"].shape[0]
+    scale = 1
+    if "upsample.2.weight" in tensors:
+        scale = 4
+    elif "upsample.0.weight" in tensors:
+        scale = math.isqrt(tensors["upsample.0.weight"].shape[0] // num_feat)
+    res_scale = float(metadata.get("res_scale", published_res_scale(num_feat)))
+    return EDSR(num_feat, _count(tensors, "body."), scale, res_scale)
 
 
 def _build_srvgg(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> SRVGGNet:

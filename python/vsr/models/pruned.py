@@ -9,6 +9,7 @@ Connection: blocks gather the channels they read and add to those they write, so
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -19,12 +20,14 @@ from torch import Tensor, nn
 from vsr.errors import UserError
 from vsr.models.base import Upscaler
 from vsr.models.basicvsr import BasicVSR
+from vsr.models.edsr import EDSR
 from vsr.models.srvgg import SRVGGNet
 from vsr.models.units import Kept, Units, units_of
 from vsr_kernels.nn import Conv3x3, PixelShuffleConv, SparseResidualBlock
 
 FORMAT_KEY, FORMAT = "pruned_format", "1"
 _SUFFIX = "_kept"
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
 class PrunedBlock(SparseResidualBlock):
@@ -77,7 +80,7 @@ class Pruned(Upscaler):
         """The network of full width that computes the same, with zeros where units were.
 
         Returns:
-            A :class:`vsr.models.BasicVSR` or :class:`vsr.models.SRVGGNet`, on the same device, in eval mode.
+            A network of the class that it was, on the same device, in eval mode.
         """
         with torch.device("meta"):
             dense = self._dense(**self.config)
@@ -162,9 +165,34 @@ class PrunedSRVGGNet(Pruned, SRVGGNet):
         self._narrow(kept)
 
 
-_CLASSES: dict[str, type[PrunedBasicVSR] | type[PrunedSRVGGNet]] = {
-    cls.__name__: cls for cls in (PrunedBasicVSR, PrunedSRVGGNet)
-}
+class PrunedEDSR(Pruned, EDSR):
+    """A :class:`vsr.models.EDSR` of which some units are left; what the blocks add to keeps its full width.
+
+    Args:
+        kept: Kept units of every group of :func:`vsr.models.units.units_of`.
+        num_feat, num_block, upscale: As they were before pruning.
+        res_scale: 1; factors of branches are in their weights.
+
+    Raises:
+        ValueError: ``kept`` is not such lists.
+    """
+
+    _dense = EDSR
+
+    def __init__(
+        self, kept: Kept, num_feat: int = 64, num_block: int = 16, upscale: int = 4, res_scale: float = 1.0
+    ) -> None:
+        super().__init__(num_feat, num_block, upscale, res_scale)
+        check_kept(self.units, kept)
+        self._narrow(kept)
+
+
+_PRUNED = (PrunedBasicVSR, PrunedEDSR, PrunedSRVGGNet)
+
+
+def pruned_class(dense: Upscaler) -> type[PrunedBasicVSR] | type[PrunedEDSR] | type[PrunedSRVGGNet]:
+    """What a network that :func:`vsr.models.units.units_of` knows becomes."""
+    return next(cls for cls in _PRUNED if isinstance(dense, cls._dense))
 
 
 def check_kept(units: Units, kept: Kept) -> None:
@@ -206,8 +234,9 @@ def build_pruned(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     if version != FORMAT:
         raise UserError(f"{path}: a pruned network in format {version}; this version reads format {FORMAT}")
     name = metadata.get("architecture", "")
-    if name not in _CLASSES:
-        raise UserError(f"{path}: a pruned network of kind {name!r}; known are {', '.join(_CLASSES)}")
+    classes = {cls.__name__: cls for cls in _PRUNED}
+    if name not in classes:
+        raise UserError(f"{path}: a pruned network of kind {name!r}; known are {', '.join(classes)}")
     config = {key: _parsed(value) for key, value in metadata.items() if key not in (FORMAT_KEY, "architecture")}
     lists = {key: value for key, value in tensors.items() if key.endswith(_SUFFIX)}
     for key, value in lists.items():
@@ -215,15 +244,17 @@ def build_pruned(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
             raise ValueError(f"{key}: expected a list of int64, got {value.dtype} {tuple(value.shape)}")
     kept = {key.removesuffix(_SUFFIX): value.tolist() for key, value in lists.items()}
     try:
-        return _CLASSES[name](kept, **config)  # type: ignore[arg-type]
+        return classes[name](kept, **config)  # type: ignore[arg-type]
     except TypeError as error:
         raise UserError(f"{path}: its metadata do not describe a {name}: {error}") from error
 
 
-def _parsed(text: str) -> int | bool | str:
+def _parsed(text: str) -> int | float | bool | str:
     if text in ("True", "False"):
         return text == "True"
-    return int(text) if text.lstrip("-").isdigit() else text
+    if _NUMBER.fullmatch(text):
+        return float(text) if "." in text else int(text)
+    return text
 
 
 def _list(numbers: Sequence[int]) -> Tensor:

@@ -61,7 +61,7 @@ class SRVGGNet(Upscaler, KeepsPackedWeights):
         self.body.append(Conv3x3(num_feat, 3 * upscale * upscale))
 
     @property
-    def config(self) -> dict[str, int | bool | str]:
+    def config(self) -> dict[str, int | float | bool | str]:
         """The constructor arguments of :class:`SRVGGNet` that rebuild this network."""
         return {
             "num_feat": self.num_feat,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vsr.models.base import Upscaler
 from vsr.models.basicvsr import BasicVSR
+from vsr.models.edsr import EDSR
 from vsr.models.srvgg import SRVGGNet
 from vsr_kernels.nn import ResidualBlock
 
@@ -105,7 +106,9 @@ def units_of(model: Upscaler) -> Units:
         return _of_basicvsr(model)
     if isinstance(model, SRVGGNet):
         return _of_srvgg(model)
-    raise ValueError(f"expected a BasicVSR or a plain network (SRVGG, merged RepSR), got {type(model).__name__}")
+    if isinstance(model, EDSR):
+        return _of_edsr(model)
+    raise ValueError(f"expected a BasicVSR, an EDSR or a plain network (SRVGG, RepSR), got {type(model).__name__}")
 
 
 def _of_basicvsr(model: BasicVSR) -> Units:
@@ -113,12 +116,8 @@ def _of_basicvsr(model: BasicVSR) -> Units:
     for trunk in ("backward_trunk", "forward_trunk") if model.bidirectional else ("forward_trunk",):
         convs.append(UnitConv(f"{trunk}.main.0", None, None, width + 3, width))
         for i in range(model.num_block):
-            block = f"{trunk}.main.2.{i}"
-            into, hidden, out = Units.of_block(block)
-            sizes |= {into: width, hidden: width, out: width}
-            convs.append(UnitConv(f"{block}.conv1", into, hidden, width, width))
-            convs.append(UnitConv(f"{block}.conv2", hidden, out, width, width))
-            blocks.append(block)
+            blocks.append(f"{trunk}.main.2.{i}")
+            _add_block(blocks[-1], width, sizes, convs)
     sizes["fusion.out"] = width
     convs.append(UnitConv("fusion", None, "fusion.out", width * (2 if model.bidirectional else 1), width, taps=1))
     before, area = "fusion.out", 1
@@ -133,6 +132,31 @@ def _of_basicvsr(model: BasicVSR) -> Units:
     convs.append(UnitConv("conv_hr", before, "conv_hr.out", sizes[before], model.num_hr_feat, 1, area))
     convs.append(UnitConv("conv_last", "conv_hr.out", None, model.num_hr_feat, 3, 1, area))
     return Units(sizes, tuple(convs), tuple(blocks), {})
+
+
+def _add_block(block: str, width: int, sizes: dict[str, int], convs: list[UnitConv]) -> None:
+    into, hidden, out = Units.of_block(block)
+    sizes |= {into: width, hidden: width, out: width}
+    convs.append(UnitConv(f"{block}.conv1", into, hidden, width, width))
+    convs.append(UnitConv(f"{block}.conv2", hidden, out, width, width))
+
+
+def _of_edsr(model: EDSR) -> Units:
+    width, sizes, convs = model.num_feat, dict[str, int](), list[UnitConv]()
+    convs.append(UnitConv("conv_first", None, None, 3, width))
+    blocks = tuple(f"body.{i}" for i in range(model.num_block))
+    for block in blocks:
+        _add_block(block, width, sizes, convs)
+    convs.append(UnitConv("conv_after_body", None, None, width, width))
+    before, area = None, 1
+    for i in range(0, len(model.upsample), 2):
+        path = f"upsample.{i}"
+        group, r = f"{path}.out", int(model.get_submodule(path).upscale_factor)  # type: ignore[arg-type]
+        convs.append(UnitConv(path, before, group, width, width, r * r, area))
+        sizes[group] = width
+        before, area = group, area * r * r
+    convs.append(UnitConv("conv_last", before, None, width, 3, 1, area))
+    return Units(sizes, tuple(convs), blocks, {})
 
 
 def _of_srvgg(model: SRVGGNet) -> Units:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from vsr.errors import UserError
-from vsr.models import BasicVSR, Pruned, PrunedBasicVSR, PrunedSRVGGNet, SRVGGNet
+from vsr.models import EDSR, Pruned
 from vsr.models.base import Upscaler
-from vsr.models.pruned import check_kept
+from vsr.models.pruned import check_kept, pruned_class
 from vsr.models.units import Kept, Units, check_plain_blocks, filters, units_of
 
 #: One factor per unit of a group.
@@ -22,13 +22,15 @@ def dense_form(model: Upscaler) -> tuple[Upscaler, dict[str, list[int]]]:
     """A network at full width and the units that it has: all, or those that earlier pruning left.
 
     Args:
-        model: A BasicVSR or a plain network (SRVGG, merged RepSR), pruned or not.
+        model: A BasicVSR, an EDSR or a plain network (SRVGG, merged RepSR), pruned or not.
 
     Raises:
         UserError: A network that cannot be pruned.
     """
     if isinstance(model, Pruned):
         return model.to_dense(), model.kept
+    if isinstance(model, EDSR) and model.res_scale != 1:  # which the sparse blocks do not have
+        model = model.rescaled(1.0)
     try:
         units = units_of(model)
         check_plain_blocks(model, units)
@@ -97,7 +99,7 @@ def masked(dense: Upscaler, kept: Kept) -> Upscaler:
 
 
 @torch.no_grad()
-def cut(dense: Upscaler, kept: Kept) -> PrunedBasicVSR | PrunedSRVGGNet:
+def cut(dense: Upscaler, kept: Kept) -> Pruned:
     """The network of the kept units alone, on the sparse operators.
 
     Args:
@@ -111,12 +113,7 @@ def cut(dense: Upscaler, kept: Kept) -> PrunedBasicVSR | PrunedSRVGGNet:
         ValueError: ``kept`` makes no network.
     """
     units = units_of(dense)
-    made: PrunedBasicVSR | PrunedSRVGGNet
-    if isinstance(dense, BasicVSR):
-        made = PrunedBasicVSR(kept, **dense.config)  # type: ignore[arg-type]
-    else:
-        assert isinstance(dense, SRVGGNet)
-        made = PrunedSRVGGNet(kept, **dense.config)  # type: ignore[arg-type]
+    made = pruned_class(dense)(kept, **dense.config)  # type: ignore[arg-type]
     state = dict(dense.state_dict())
     for conv, rows, columns in units.slices(kept):
         weight, bias = state[f"{conv.path}.weight"], state[f"{conv.path}.bias"]

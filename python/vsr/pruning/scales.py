@@ -40,7 +40,7 @@ class ScaledNetwork(Upscaler):
         self.register_buffer("chosen", torch.zeros((), dtype=torch.bool, device=like.device))
 
     @property
-    def config(self) -> dict[str, int | bool | str]:
+    def config(self) -> dict[str, int | float | bool | str]:
         """That of the dense network."""
         return self.dense.config
 

@@ -74,6 +74,16 @@ class SRVGGConfig(_Section):
     activation: Literal["prelu", "relu", "leakyrelu"] = "prelu"
 
 
+class EDSRConfig(_Section):
+    """A :class:`vsr.models.EDSR`."""
+
+    kind: Literal["edsr"]
+    scale: Literal[1, 2, 3, 4] = 4
+    num_feat: Positive = 64
+    num_block: NotNegative = 16
+    res_scale: Annotated[float, Field(gt=0)] = 1.0
+
+
 class RepSRConfig(SwitchConfig):
     """A :class:`vsr.training.repsr.RepSRTraining`; what is saved is the merged network.
 
@@ -102,7 +112,7 @@ class CheckpointConfig(_Section):
     scale: Literal[1, 2, 3, 4] = 4
 
 
-ModelConfig = BasicVSRConfig | SRVGGConfig | RepSRConfig | CheckpointConfig
+ModelConfig = BasicVSRConfig | SRVGGConfig | EDSRConfig | RepSRConfig | CheckpointConfig
 
 
 class ClipsConfig(_Section):
@@ -268,6 +278,7 @@ def read_yaml(path: Path, overrides: Sequence[str], kind: type[Config]) -> Confi
 _KINDS: dict[int | str, type[_Section]] = {
     "basicvsr": BasicVSRConfig,
     "srvgg": SRVGGConfig,
+    "edsr": EDSRConfig,
     "repsr": RepSRConfig,
     "checkpoint": CheckpointConfig,
 }

@@ -88,7 +88,7 @@ class RepSRTraining(Reparameterised):
         self.register_buffer("population", torch.zeros((), dtype=torch.bool))
 
     @property
-    def config(self) -> dict[str, int | bool | str]:
+    def config(self) -> dict[str, int | float | bool | str]:
         """The constructor arguments that rebuild this network."""
         return {
             "num_block": self.num_block,

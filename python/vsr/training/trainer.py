@@ -25,11 +25,12 @@ from torch.utils.data import DataLoader
 
 from vsr.errors import UserError
 from vsr.files import whole_file, writing
-from vsr.models import BasicVSR, SRVGGNet, load_model, load_spynet, save_model
+from vsr.models import EDSR, BasicVSR, SRVGGNet, load_model, load_spynet, save_model
 from vsr.models.base import Upscaler
 from vsr.training.catalog import TrainingClip
 from vsr.training.config import (
     CheckpointConfig,
+    EDSRConfig,
     ModelConfig,
     OptimizerConfig,
     RepSRConfig,
@@ -93,6 +94,8 @@ def build_model(config: ModelConfig) -> Upscaler:
         return RepSRTraining(config.num_block, config.num_feat, config.scale, config.block)
     if isinstance(config, SRVGGConfig):
         return SRVGGNet(config.num_feat, config.num_conv, config.scale, config.activation)
+    if isinstance(config, EDSRConfig):
+        return EDSR(config.num_feat, config.num_block, config.scale, config.res_scale)
     model = (RepBasicVSR if config.rep else BasicVSR)(
         config.num_feat,
         config.num_block,
