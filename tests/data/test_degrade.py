@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vsr.data.degrade import (
     DEGRADATIONS,
+    Degradation,
     bicubic_upscale_frame,
     degrade_frame,
     gaussian_downsample,
@@ -231,3 +232,15 @@ def test_mod_crop_cuts_at_the_lower_right() -> None:
     assert mod_crop(frames, 1).shape == frames.shape
     with pytest.raises(ValueError, match="at least 8 pixels, got 9x7"):
         mod_crop(frames, 8)
+
+
+@pytest.mark.parametrize("degradation", DEGRADATIONS)
+@pytest.mark.parametrize(("scale", "margin"), [(2, 1), (2, 3), (3, 3), (4, 2), (4, 3), (4, 5)])
+def test_a_margin_is_what_is_left_out(degradation: Degradation, scale: int, margin: int) -> None:
+    frames = torch.randint(0, 256, (2, 12 * scale, 14 * scale, 3), dtype=torch.uint8)
+    whole = degrade_frame(frames, scale, degradation)
+    inside = degrade_frame(frames, scale, degradation, margin=margin)
+    assert torch.equal(inside, whole[:, margin:-margin, margin:-margin])
+    for wrong in (-1, 6):
+        with pytest.raises(ValueError, match=r"margin: expected less than half"):
+            degrade_frame(frames, scale, degradation, margin=wrong)

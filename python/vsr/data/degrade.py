@@ -22,18 +22,23 @@ DEGRADATIONS: tuple[Degradation, ...] = get_args(Degradation)
 _KERNEL_RADIUS = 2  # bicubic support to each side, in samples of the coarser grid
 
 
-def _border_index(size: int, before: int, after: int, mode: str, device: torch.device) -> Tensor:
-    """Source index of the positions ``-before`` to ``size + after - 1``; the border may exceed the image."""
-    index = torch.arange(-before, size + after, device=device)
+def _positions(x: Tensor, dim: int, first: int, last: int, mode: str) -> Tensor:
+    """What lies at positions ``first`` to ``last - 1`` of a dimension, which may exceed the image on either side."""
+    size = x.shape[dim]
+    if first >= 0 and last <= size:
+        return x.narrow(dim, first, last - first)
+    index = torch.arange(first, last, device=x.device)
     if mode == "replicate":
-        return index.clamp(0, size - 1)
-    if mode == "reflect":  # c b | a b c | b a: the edge itself is not repeated
+        index = index.clamp(0, size - 1)
+    elif mode == "reflect":  # c b | a b c | b a: the edge itself is not repeated
         period = max(2 * (size - 1), 1)
         index = index.remainder(period)
-        return torch.where(index < size, index, period - index)
-    period = 2 * size  # symmetric, b a | a b c | c b
-    index = index.remainder(period)
-    return torch.where(index < size, index, period - 1 - index)
+        index = torch.where(index < size, index, period - index)
+    else:  # symmetric, b a | a b c | c b
+        period = 2 * size
+        index = index.remainder(period)
+        index = torch.where(index < size, index, period - 1 - index)
+    return x.index_select(dim, index)
 
 
 def _check_image(x: Tensor, name: str) -> None:
@@ -64,6 +69,11 @@ def imresize(x: Tensor, scale: float) -> Tensor:
     Source: R. Keys, "Cubic convolution interpolation for digital image processing", 1981; the widened kernel
     of MATLAB's ``imresize`` documentation.
     """
+    return _imresize(x, scale, 0)
+
+
+def _imresize(x: Tensor, scale: float, margin: int) -> Tensor:
+    """As :func:`imresize`, without ``margin`` pixels of the output at each border."""
     _check_image(x, "imresize")
     if not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"imresize: scale must be positive and finite, got {scale}")
@@ -77,17 +87,17 @@ def imresize(x: Tensor, scale: float) -> Tensor:
     reach = math.ceil(_KERNEL_RADIUS * max(Fraction(1), 1 / ratio)) + 1
     before = -(-reach // step) * step
 
-    def padded(size: int) -> tuple[Tensor, int, int]:
-        total = -(-(before + size + reach + step) // step) * step
-        index = _border_index(size, before, total - before - size, "symmetric", x.device)
-        return index, int(total * ratio), math.ceil(size * ratio)
+    inside = int(margin / ratio)  # samples of the input that a margin is
 
-    rows, full_height, out_height = padded(height)
-    columns, full_width, out_width = padded(width)
-    flat = x.reshape(-1, *x.shape[-3:])  # (N, C, H, W)
-    flat = flat.index_select(-2, rows).index_select(-1, columns)
-    full = F.interpolate(flat, size=(full_height, full_width), mode="bicubic", antialias=True, align_corners=False)
+    def padded(flat: Tensor, dim: int) -> Tensor:
+        whole = -(-flat.shape[dim] // step) * step
+        return _positions(flat, dim, inside - before, whole + before - inside, "symmetric")
+
+    full = padded(padded(x.reshape(-1, *x.shape[-3:]), -2), -1)  # (N, C, H, W)
+    size = int(full.shape[-2] * ratio), int(full.shape[-1] * ratio)
+    full = F.interpolate(full, size=size, mode="bicubic", antialias=True, align_corners=False)
     first = int(before * ratio)
+    out_height, out_width = math.ceil(height * ratio) - 2 * margin, math.ceil(width * ratio) - 2 * margin
     out = full[..., first : first + out_height, first : first + out_width]
     return out.reshape(*x.shape[:-2], out_height, out_width)
 
@@ -124,6 +134,13 @@ def gaussian_downsample(
         TypeError: ``x`` is of another dtype.
         ValueError: A size is no multiple of ``scale``, or an argument is out of range.
     """
+    return _gaussian_downsample(x, scale, sigma, phase, 0)
+
+
+def _gaussian_downsample(
+    x: Tensor, scale: int, sigma: float | None, phase: Literal["centre", "duf"], margin: int
+) -> Tensor:
+    """As :func:`gaussian_downsample`, without ``margin`` pixels of the output at each border."""
     _check_image(x, "gaussian_downsample")
     height, width = x.shape[-2:]
     if not isinstance(scale, int) or scale < 2:
@@ -149,14 +166,14 @@ def gaussian_downsample(
         raise ValueError(f"gaussian_downsample: phase must be 'centre' or 'duf', got {phase!r}")
     taps = _gaussian(torch.arange(first, last + 1, dtype=x.dtype, device=x.device) - centre, sigma)
 
-    def reach(size: int) -> Tensor:
-        return _border_index(size, -first, max(last - scale + 1, 0), border, x.device)
+    def reach(flat: Tensor, dim: int) -> Tensor:
+        inside, after = margin * scale, max(last - scale + 1, 0)
+        return _positions(flat, dim, inside + first, flat.shape[dim] + after - inside, border)
 
-    flat = x.reshape(-1, 1, height, width)  # (N * C, 1, H, W)
-    flat = flat.index_select(-2, reach(height)).index_select(-1, reach(width))
+    flat = reach(reach(x.reshape(-1, 1, height, width), -2), -1)  # (N * C, 1, H, W)
     flat = F.conv2d(flat, taps.view(1, 1, -1, 1), stride=(scale, 1))
     flat = F.conv2d(flat, taps.view(1, 1, 1, -1), stride=(1, scale))
-    return flat.reshape(*x.shape[:-2], height // scale, width // scale)
+    return flat.reshape(*x.shape[:-2], *flat.shape[-2:])
 
 
 def mod_crop(frames: Tensor, scale: int) -> Tensor:
@@ -180,33 +197,37 @@ def mod_crop(frames: Tensor, scale: int) -> Tensor:
     return frames[..., :height, :width, :]
 
 
-def degrade_frame(frames: Tensor, scale: int, degradation: Degradation = "bicubic") -> Tensor:
+def degrade_frame(frames: Tensor, scale: int, degradation: Degradation = "bicubic", *, margin: int = 0) -> Tensor:
     """Make 8-bit low-resolution frames of 8-bit high-resolution frames, as the published data sets do.
 
     Args:
         frames: (..., H, W, C) uint8; H and W multiples of ``scale`` (see :func:`mod_crop`).
         scale: Reduction factor, at least 2.
         degradation: ``bicubic`` (BI), ``bd`` (BD, BasicVSR's phase) or ``bd-duf`` (BD, DUF's phase).
+        margin: Low-resolution pixels at each border that are left out: of a crop, where what lies beyond is unknown.
 
     Returns:
-        (..., H / scale, W / scale, C) uint8, rounded to the nearest value.
+        (..., H / scale - 2 margin, W / scale - 2 margin, C) uint8, rounded to the nearest value.
 
     Raises:
         TypeError: ``frames`` is not uint8.
-        ValueError: A size is no multiple of ``scale``, or the degradation is unknown.
+        ValueError: A size is no multiple of ``scale`` or leaves nothing inside the margin, or the degradation is
+            unknown.
     """
     if frames.dtype != torch.uint8:
         raise TypeError(f"degrade_frame: frames must be uint8, got {frames.dtype}")
     height, width = frames.shape[-3:-1]
     if height % scale or width % scale:
         raise ValueError(f"degrade_frame: sizes must be multiples of {scale}, got {height}x{width} (height x width)")
+    if margin < 0 or min(height, width) <= 2 * margin * scale:
+        raise ValueError(f"degrade_frame: margin: expected less than half of {height}x{width} / {scale}, got {margin}")
     planes = frames.movedim(-1, -3).to(torch.float64)  # (..., C, H, W)
     if degradation == "bicubic":
-        small = imresize(planes, 1 / scale)
+        small = _imresize(planes, 1 / scale, margin)
     elif degradation == "bd":
-        small = gaussian_downsample(planes, scale, phase="centre")
+        small = _gaussian_downsample(planes, scale, None, "centre", margin)
     elif degradation == "bd-duf":
-        small = gaussian_downsample(planes, scale, phase="duf")
+        small = _gaussian_downsample(planes, scale, None, "duf", margin)
     else:
         raise ValueError(f"degrade_frame: degradation must be one of {', '.join(DEGRADATIONS)}, got {degradation!r}")
     return small.movedim(-3, -1).round().clamp(0, 255).to(torch.uint8)

@@ -194,7 +194,7 @@ def low_resolution(batch: Sample, scale: int, degradation: Degradation, device: 
     """
     hr, lr = batch.hr.to(device, non_blocking=True), batch.lr.to(device, non_blocking=True)
     if lr.shape[-1] == 0:
-        lr = degrade_frame(hr, scale, degradation)[..., MARGIN:-MARGIN, MARGIN:-MARGIN, :]
+        lr = degrade_frame(hr, scale, degradation, margin=MARGIN)
         m = MARGIN * scale
         hr = hr[..., m:-m, m:-m, :]
     return _planes(lr), _planes(hr)
