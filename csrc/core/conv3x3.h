@@ -1,12 +1,10 @@
 // Description of a 3x3 convolution on tensor cores: the call, how it is cut into tiles, the order of packed weights.
 #pragma once
 
-#include <cstdint>
-
 #include "core/activation.h"
 #include "core/dtype.h"
-#include "core/flow_warp.h"
 #include "core/platform.h"
+#include "core/strides.h"
 
 namespace vsr {
 
@@ -103,8 +101,8 @@ VSR_HOST_DEVICE constexpr int conv_stages_per_dx(const Conv3x3Layout& p, int blo
 }
 
 // With `columns` output channels to a block, which one convolution by itself chooses from their number.
-VSR_HOST_DEVICE inline Conv3x3Layout conv3x3_layout(int64_t c_in, int64_t c_out, int64_t r, DType dtype, bool exact,
-                                                    int columns) {
+VSR_HOST_DEVICE constexpr Conv3x3Layout conv3x3_layout(int64_t c_in, int64_t c_out, int64_t r, DType dtype, bool exact,
+                                                       int columns) {
   Conv3x3Layout p{};
   p.c_in = c_in, p.c_out = c_out, p.r = r;
   p.columns = columns;
@@ -118,20 +116,21 @@ VSR_HOST_DEVICE inline Conv3x3Layout conv3x3_layout(int64_t c_in, int64_t c_out,
   for (int block = 0; block < p.channel_blocks; ++block) p.stages += 3 * conv_stages_per_dx(p, block);
   return p;
 }
-VSR_HOST_DEVICE inline Conv3x3Layout conv3x3_layout(int64_t c_in, int64_t c_out, int64_t r, DType dtype, bool exact) {
+VSR_HOST_DEVICE constexpr Conv3x3Layout conv3x3_layout(int64_t c_in, int64_t c_out, int64_t r, DType dtype,
+                                                       bool exact) {
   return conv3x3_layout(c_in, c_out, r, dtype, exact, conv_columns(c_out));
 }
 
 // Columns are the output channels in the order of memory after the shuffle: sub-row, sub-column, channel. A run is what
 // one pixel writes next to each other: its columns of one sub-row.
-VSR_HOST_DEVICE inline int64_t conv_run(const Conv3x3Layout& p) { return p.c_out / p.r; }
+VSR_HOST_DEVICE constexpr int64_t conv_run(const Conv3x3Layout& p) { return p.c_out / p.r; }
 VSR_HOST_DEVICE inline int64_t conv_channel(const Conv3x3Layout& p, int64_t column) {
   const int64_t shuffled = p.c_out / (p.r * p.r);
   return column % shuffled * p.r * p.r + column / shuffled;
 }
 
 // Whether runs consist of whole vectors of 16 bytes, which then go straight from registers to memory.
-VSR_HOST_DEVICE inline bool whole_vectors(const Conv3x3Layout& p) { return conv_run(p) * p.element_bytes % 16 == 0; }
+VSR_HOST_DEVICE constexpr bool whole_vectors(const Conv3x3Layout& p) { return conv_run(p) * p.element_bytes % 16 == 0; }
 
 // Column, within the `tiles` n-tiles of a warp, of MMA column 2 * quad + odd of n-tile t. A lane holds the MMA columns
 // 2 * quad and 2 * quad + 1 of every n-tile; the permutation makes neighbours of what it holds: `group` n-tiles give it
@@ -149,7 +148,7 @@ struct PackedWeight {
   int ky, kx, part;
 };
 
-VSR_HOST_DEVICE inline int64_t packed_weights(const Conv3x3Layout& p) {
+VSR_HOST_DEVICE constexpr int64_t packed_weights(const Conv3x3Layout& p) {
   return static_cast<int64_t>(p.column_blocks) * p.stages * (conv_stage_bytes(p.columns, p.parts) / p.element_bytes);
 }
 
@@ -184,10 +183,10 @@ VSR_HOST_DEVICE inline PackedWeight packed_weight(const Conv3x3Layout& p, int64_
 }
 
 // Behind the weights: a bias and a slope per column, as float32.
-VSR_HOST_DEVICE inline int64_t packed_columns(const Conv3x3Layout& p) {
+VSR_HOST_DEVICE constexpr int64_t packed_columns(const Conv3x3Layout& p) {
   return static_cast<int64_t>(p.column_blocks) * p.columns;
 }
-VSR_HOST_DEVICE inline int64_t packed_bytes(const Conv3x3Layout& p) {
+VSR_HOST_DEVICE constexpr int64_t packed_bytes(const Conv3x3Layout& p) {
   return packed_weights(p) * p.element_bytes + 2 * packed_columns(p) * 4;
 }
 

@@ -1,12 +1,17 @@
 // Element types, and the 16-bit floats as plain bits with portable conversions.
 #pragma once
 
-#include <cstdint>
+#include "core/platform.h"
+
+#if !defined(__CUDACC_RTC__)
 #include <cstring>
+#endif
 
 namespace vsr {
 
 enum class DType { f32, f16, bf16 };
+
+#if !defined(__CUDACC_RTC__)  // device code has conversions of its own
 
 struct bfloat16 {
   uint16_t bits;
@@ -70,5 +75,7 @@ inline float16 from_float<float16>(float value) {
   const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
   return {static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13))};
 }
+
+#endif
 
 }  // namespace vsr

@@ -5,12 +5,9 @@
 #include <initializer_list>
 
 #include "core/dtype.h"
+#include "core/strides.h"
 
 namespace vsr {
-
-struct Strides {  // in elements
-  int64_t n, c, h, w;
-};
 
 struct FlowWarp {
   const void* x;     // (N, C, H, W), any strides

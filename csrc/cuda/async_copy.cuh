@@ -3,8 +3,7 @@
 // Before sm_80 a copy is a load and a store, done when the call returns; groups and waits then mean nothing.
 #pragma once
 
-#include <cstdint>
-
+#include "core/platform.h"
 #include "cuda/memory.cuh"
 
 namespace vsr::cuda {

@@ -23,11 +23,12 @@
 //                is: nothing is written by two blocks.
 #pragma once
 
+#if !defined(__CUDACC_RTC__)
 #include <cuda_runtime_api.h>
-
-#include <cstdint>
+#endif
 
 #include "core/conv3x3.h"
+#include "core/platform.h"
 #include "cuda/async_copy.cuh"
 #include "cuda/elements.cuh"
 #include "cuda/memory.cuh"
@@ -46,6 +47,7 @@ enum class ConvStore { vectors, staged, assembled };
 
 // A launch, for the threads. Sizes in elements unless they say bytes.
 struct ConvArguments {
+  static constexpr bool kGathers = false;  // a way of its own to load listed channels
   const char* x;
   const char* weights;
   const float* bias;   // per column
@@ -149,8 +151,10 @@ struct RingPlace {
   uint32_t slot, free_slot;
 };
 
-template <class Traits>
+// Arguments is ConvArguments, or a struct with the same names of which some are constants (conv3x3_special.cuh).
+template <class Traits, class Arguments = ConvArguments>
 struct ConvBlock {
+  using TraitsOf = Traits;
   using Math = typename Traits::Math;
   using Element = typename Math::Element;
   static constexpr int kBytes = Math::kBytes;
@@ -160,7 +164,7 @@ struct ConvBlock {
   static constexpr int kSweep = 32 * 16;                               // bytes that a warp copies at once
   static constexpr int kShare = Traits::kStageBytes / Traits::kWarps;  // bytes of a stage that a warp copies
 
-  const ConvArguments& a;
+  const Arguments& a;
   char* const memory;         // shared
   const uint32_t tile, ring;  // addresses in it
   int thread, lane, warp;
@@ -173,7 +177,7 @@ struct ConvBlock {
   int lanes_left;       // of the warp, this one included
   float sums[kRows][kTiles][4];
 
-  __device__ __forceinline__ ConvBlock(const ConvArguments& arguments, char* shared)
+  __device__ __forceinline__ ConvBlock(const Arguments& arguments, char* shared)
       : a(arguments),
         memory(shared),
         tile(shared_address(shared)),
@@ -185,7 +189,7 @@ struct ConvBlock {
 
   // With the ring anywhere, and the tile at (left, top), of whose columns only the first `width` count; all columns of
   // the output in one block.
-  __device__ __forceinline__ ConvBlock(const ConvArguments& arguments, char* shared, uint32_t ring_address, int left,
+  __device__ __forceinline__ ConvBlock(const Arguments& arguments, char* shared, uint32_t ring_address, int left,
                                        int top, int width)
       : a(arguments), memory(shared), tile(shared_address(shared)), ring(ring_address), unfetched(a.stages) {
     stand_at(threadIdx.x, 0, left, top, width, blockIdx.z);
@@ -390,7 +394,11 @@ struct ConvBlock {
       close_copies();
       wait_copies<0>();
     }
-    if (!a.x_by_vectors) load_tile_by_elements(channel0, k_blocks);
+    if constexpr (Arguments::kGathers) {
+      Arguments::gather(*this, channel0);
+    } else {
+      if (!a.x_by_vectors) load_tile_by_elements(channel0, k_blocks);
+    }
   }
 
   // Blocks of k_channels that a tile with this many channels left to read has; no channels at all are one of padding.

@@ -4,8 +4,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include <cstdint>
-#include <type_traits>
+#include "core/platform.h"
+#include "cuda/standard.cuh"
 
 namespace vsr::cuda {
 

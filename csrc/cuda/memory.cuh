@@ -2,7 +2,7 @@
 // conditions become its predicate, not a branch.
 #pragma once
 
-#include <cstdint>
+#include "core/platform.h"
 
 namespace vsr::cuda {
 

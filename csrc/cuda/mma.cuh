@@ -10,10 +10,9 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include <cmath>
-#include <cstdint>
-
+#include "core/platform.h"
 #include "cuda/elements.cuh"
+#include "cuda/standard.cuh"
 
 namespace vsr::cuda {
 

@@ -1,8 +1,7 @@
 // Loops whose index is a constant of the type system, for what needs one: immediate offsets inside instructions.
 #pragma once
 
-#include <type_traits>
-#include <utility>
+#include "cuda/standard.cuh"
 
 namespace vsr::cuda {
 
