@@ -1,10 +1,8 @@
 // Description of a backward warp by a flow field in pixels, and of how a GPU divides it.
 #pragma once
 
-#include <cstdint>
-#include <initializer_list>
-
 #include "core/dtype.h"
+#include "core/platform.h"
 #include "core/strides.h"
 
 namespace vsr {
@@ -46,7 +44,7 @@ struct FlowWarpBackward {
   bool channels_last;  // CUDA: format of grad_x
 };
 
-inline int64_t element_bytes(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
+VSR_HOST_DEVICE constexpr int64_t element_bytes(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
 
 // How the lanes of a warp share pixels: `lanes` neighbouring lanes take one pixel, each `bytes` of its channels at a
 // time. bytes == 0: one lane takes a pixel and walks its channels, which may lie anywhere.
@@ -66,22 +64,26 @@ inline bool in_vectors(const void* pointer, const Strides& s, const FlowWarp& p,
          aligned(p.h, s.h) && aligned(p.w, s.w) && reach < int64_t{1} << 31;
 }
 
+// The lanes of a pixel of this many vectors of `bytes`.
+VSR_HOST_DEVICE constexpr int warp_lanes(int64_t vectors, int64_t bytes) {
+  int lanes = 1;
+  while (lanes < 32 && lanes < vectors) lanes *= 2;
+  // Several rounds per pixel: 32 lanes waste more of their last round than 16 do, if a round counts as much as finding
+  // the pixel.
+  if (lanes == 32 && (bytes < 16 || vectors > 32)) {
+    const int64_t half = 16 * ((vectors + 15) / 16 + 1), whole = 32 * ((vectors + 31) / 32 + 1);
+    if (half < whole) lanes = 16;
+  }
+  return lanes;
+}
+
 inline WarpPlan plan_flow_warp(const FlowWarp& p) {
   if (p.c <= kWarpFewChannels || p.xs.c != 1 || p.os.c != 1) return {0, 1};
   const int64_t size = element_bytes(p.dtype);
-  for (int64_t bytes : {int64_t{16}, int64_t{4}, size}) {
-    if (p.c * size % bytes != 0 || !in_vectors(p.x, p.xs, p, bytes) || !in_vectors(p.out, p.os, p, bytes)) continue;
-    const int64_t vectors = p.c * size / bytes;
-    int lanes = 1;
-    while (lanes < 32 && lanes < vectors) lanes *= 2;
-    // Several rounds per pixel: 32 lanes waste more of their last round than 16 do, if a round counts as much as
-    // finding the pixel.
-    if (lanes == 32 && (bytes < 16 || vectors > 32)) {
-      const int64_t half = 16 * ((vectors + 15) / 16 + 1), whole = 32 * ((vectors + 31) / 32 + 1);
-      if (half < whole) lanes = 16;
-    }
-    return {static_cast<int>(bytes), lanes};
-  }
+  const int64_t widths[] = {16, 4, size};
+  for (const int64_t bytes : widths)
+    if (p.c * size % bytes == 0 && in_vectors(p.x, p.xs, p, bytes) && in_vectors(p.out, p.os, p, bytes))
+      return {static_cast<int>(bytes), warp_lanes(p.c * size / bytes, bytes)};
   return {0, 1};
 }
 

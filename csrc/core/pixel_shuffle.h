@@ -1,8 +1,6 @@
 // Description of a pixel shuffle: shuffled[n, c, r h + i, r w + j] = packed[n, c r^2 + i r + j, h, w].
 #pragma once
 
-#include <cstdint>
-
 #include "core/platform.h"
 
 namespace vsr {

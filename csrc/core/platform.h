@@ -5,6 +5,8 @@
 using int64_t = long long;
 using uint32_t = unsigned int;
 using uint16_t = unsigned short;
+using uint64_t = unsigned long long;
+using uintptr_t = unsigned long;
 #else
 #include <cstdint>
 #endif

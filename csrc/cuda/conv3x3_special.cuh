@@ -1,5 +1,5 @@
 // The 3x3 convolution for one set of channel counts, lists of channels and what follows the sums, all of them
-// constants: what the run-time compiler makes of a pruned layer.
+// constants: what the run-time compiler makes of a layer.
 //
 // Plan. It is the kernel of conv3x3_kernel.cuh, whose block reads its arguments by name; here most of the names are
 // constants. Branches on them vanish, divisions by them become multiplications, and of the ways to store only one is
@@ -18,7 +18,7 @@ namespace vsr::cuda {
 template <class Call>
 struct SpecialArguments {
   static constexpr Conv3x3Layout kLayout =
-      conv3x3_layout(Call::kIn, Call::kOut, 1, Call::kDType, Call::Math::kParts == 2);
+      conv3x3_layout(Call::kIn, Call::kOut, Call::kShuffle, Call::kDType, Call::Math::kParts == 2);
   static constexpr int kBytes = kLayout.element_bytes;
   static constexpr bool kListed = Call::kTotal != 0;
   static constexpr int kWidth = conv_tile_width(kLayout.columns);
@@ -35,13 +35,14 @@ struct SpecialArguments {
   int h, w;
   const int* in_channels;
   const int* out_channels;
+  float scale;  // 1 where Call::kScaled is false
   // The width of the image decides.
   bool rows_by_vectors;
   int staged_side, staged_together, side_inverse;
 
   static constexpr char* kept = nullptr;
   static constexpr int c_in = Call::kIn, c_out = Call::kOut, c_total = Call::kTotal;
-  static constexpr int r = 1, run = Call::kOut;
+  static constexpr int r = Call::kShuffle, run = Call::kOut / r;
   static constexpr int column_blocks = kLayout.column_blocks, stages = kLayout.stages;
   static constexpr int staged_pitch = static_cast<int>(ceil_div(kWidth * run * kBytes, 16) * 16 + 32);
   static constexpr int staged_units(bool vectors) { return kWidth * run * kBytes / (vectors ? 16 : kBytes); }
@@ -49,13 +50,12 @@ struct SpecialArguments {
     return staged_units(vectors) < kConvThreads ? staged_units(vectors) : kConvThreads;
   }
   static constexpr int run_inverse = small_inverse(run);
-  static constexpr float scale = 1.0f;
   static constexpr Activation activation = Call::kActivation;
   static constexpr ConvStore store = whole_vectors(kLayout) ? ConvStore::vectors
                                      : column_blocks == 1   ? ConvStore::staged
                                                             : ConvStore::assembled;
   static constexpr bool plain_relu =
-      store == ConvStore::vectors && activation == Activation::relu && !Call::kResidual && !kListed;
+      store == ConvStore::vectors && activation == Activation::relu && !Call::kResidual && !Call::kScaled && !kListed;
   static constexpr bool x_by_vectors = Call::kXByVectors, lanes_along_w = Call::kLanesAlongW;
   static constexpr bool listed_by_vectors = Call::kListedByVectors;
 
@@ -162,7 +162,8 @@ struct SpecialTile {
   static constexpr int kWidth = Arguments::kWidth;
   static constexpr int larger(int a, int b) { return a > b ? a : b; }
   static constexpr int kPlain = conv_shared_bytes(kColumns, Call::Math::kParts, Call::kRows);
-  static constexpr int kStaged = Arguments::store == ConvStore::staged ? Call::kRows * Arguments::staged_pitch : 0;
+  static constexpr int kStaged =
+      Arguments::store == ConvStore::staged ? Call::kRows * Arguments::r * Arguments::staged_pitch : 0;
   static constexpr bool kAssembles = Arguments::kListed || Arguments::store == ConvStore::assembled;
   static constexpr int kSharedBytes =
       larger(kPlain, larger(kStaged, kAssembles ? conv_assembled_bytes(kColumns, Call::kRows) : 0));
@@ -170,14 +171,14 @@ struct SpecialTile {
 
 template <class Call>
 __device__ __forceinline__ void convolve_special(const char* x, const char* packed, const char* residual, char* out,
-                                                 const Strides& x_bytes, int h, int w, const int* in_channels,
-                                                 const int* out_channels) {
+                                                 const Strides& x_bytes, int h, int w, float scale,
+                                                 const int* in_channels, const int* out_channels) {
   using Arguments = SpecialArguments<Call>;
   using Traits = ConvTraits<typename Call::Math, Arguments::kLayout.columns, Call::kRows>;
   extern __shared__ __align__(128) char conv3x3_shared[];
   const float* behind = reinterpret_cast<const float*>(packed + packed_weights(Arguments::kLayout) * Arguments::kBytes);
-  const bool by_vectors = Call::kOutOnVectors && Arguments::kWidth * Call::kOut * Arguments::kBytes % 16 == 0 &&
-                          static_cast<int64_t>(w) * Call::kOut * Arguments::kBytes % 16 == 0;
+  const bool by_vectors = Call::kOutOnVectors && Arguments::kWidth * Arguments::run * Arguments::kBytes % 16 == 0 &&
+                          static_cast<int64_t>(w) * Arguments::run * Arguments::kBytes % 16 == 0;
   constexpr int kSide = Arguments::side_of(false), kVectorSide = Arguments::side_of(true);
   const int64_t channel_bytes = Call::kNeighbours ? Arguments::kBytes : x_bytes.c;
   const Arguments arguments{x,
@@ -191,6 +192,7 @@ __device__ __forceinline__ void convolve_special(const char* x, const char* pack
                             w,
                             in_channels,
                             out_channels,
+                            Call::kScaled ? scale : 1.0f,
                             by_vectors,
                             by_vectors ? kVectorSide : kSide,
                             kConvThreads / (by_vectors ? kVectorSide : kSide),

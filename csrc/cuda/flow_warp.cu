@@ -1,46 +1,16 @@
-// Flow warp, forward.
+// Flow warp, forward: the launches, and the warp beside another image.
 //
-// Plan. A warp takes 32 neighbouring pixels of a row, a block eight rows of them, so that the L1 serves most of the
-// four corners that every pixel reads. First each lane works out one pixel: source position, fractions and which
-// corners are inside, in float32 and once per pixel whatever the number of channels.
-//
-// Neighbouring channels (vectors): `lanes` lanes then share a pixel, 8 for 64 channels of 16 bits, each with 16 bytes
-// of its channels (narrower where the alignment asks for it). The groups of a warp take neighbouring pixels, then the
-// next ones: position, fractions and mask come by four shuffles. Each corner is one predicated load, outside ones are
-// zeros; the blend is float32, and the result leaves as one vector. Nothing is kept in shared memory and nobody waits.
-// Offsets within an image are 32-bit counts of vectors; what does not fit goes the other way.
-//
-// Anything else (planes): a lane walks the channels of its own pixel with strides of 64 bits. With planes, neighbouring
-// lanes read neighbouring columns; with up to four channels, neighbouring pixels are the same lines of memory.
+// Plan. That of the warp by itself is in flow_warp_kernel.cuh.
 //
 // Warp and concatenate: pixels of 64 + 3 channels start at any address, so that vectors cannot be stored. The warp lays
 // its pixels down in shared memory as they will lie in global memory, at the same distance from a multiple of 16 bytes,
 // and then moves them in whole vectors. Each warp has its own part of shared memory; only its own lanes wait for it.
 
 #include "cuda/flow_warp.h"
-#include "cuda/flow_warp_sample.cuh"
+#include "cuda/flow_warp_kernel.cuh"
 
 namespace vsr::cuda {
 namespace {
-
-constexpr int kThreads = 32 * kWarpRows;
-// Blocks on a multiprocessor, to hide the latency of the corners: 40 registers, and all threads that sm_75 has.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-constexpr int kWarpBlocks = 4;
-#else
-constexpr int kWarpBlocks = 6;
-#endif
-
-struct VectorArguments {
-  FlowWarp p;
-  int vectors, lanes;   // of a pixel
-  int groups;           // of lanes: 32 / lanes
-  int shift;            // logarithm of lanes
-  int column, row;      // distances of the neighbours in x, in vectors
-  int64_t right, down;  // the same in bytes
-
-  __device__ __forceinline__ int group(int lane) const { return lane >> shift; }
-};
 
 struct ConcatArguments {
   VectorArguments warp;
@@ -51,64 +21,6 @@ struct ConcatArguments {
   int x_at, y_at;       // first channels of the slices
   int staged_bytes;     // of shared memory of a warp
   float per_y_channel;  // 1 / y_channels
-};
-
-struct PlaneArguments {
-  FlowWarp p;
-  const void* y;  // copied beside the warped image; null: nothing is
-  void* y_out;
-  int64_t y_channels;
-  Strides ys;
-};
-
-// Blends the 32 pixels of a run. Each lane's sink gets the lane's vectors of its group's pixels in turn: put(bytes from
-// the lane's first one, values), then advance().
-template <class Element, int kBytes, bool kOnce, class Sink>
-__device__ __forceinline__ void blend_run(const VectorArguments& a, const Run& run, Sink sink) {
-  const Sample mine = sample<Element>(a.p, run);
-  const int offset = static_cast<int>(static_cast<unsigned>(mine.y.i0) * static_cast<unsigned>(a.row) +
-                                      static_cast<unsigned>(mine.x.i0) * static_cast<unsigned>(a.column));
-  const int sub = run.lane & (a.lanes - 1);
-  const char* image =
-      static_cast<const char*>(a.p.x) + run.n * a.p.xs.n * static_cast<int64_t>(sizeof(Element)) + sub * kBytes;
-  const unsigned wanted = sub < a.vectors ? ~0u : 0u;
-  int pixel = a.group(run.lane);
-#pragma unroll(kOnce ? 2 : 1)
-  for (int step = 0; step < a.lanes; ++step, pixel += a.groups) {
-    const char* at = image + static_cast<int64_t>(__shfl_sync(~0u, offset, pixel)) * kBytes;
-    const float fx = __shfl_sync(~0u, mine.x.f, pixel), fy = __shfl_sync(~0u, mine.y.f, pixel);
-    const unsigned mask = __shfl_sync(~0u, mine.mask, pixel) & wanted;
-    const Weights by = weights(fx, fy);
-    Corners<Element, kBytes> corners;
-    float values[Vector<Element, kBytes>::kValues];
-    if constexpr (kOnce) {
-      corners.load(at, a.right, a.down, mask);
-      corners.blend(values, by);
-      sink.put(0, values);
-    } else {
-#pragma unroll(kBytes == 16 ? 1 : 4)
-      for (int v = sub; v < a.vectors; v += a.lanes, at += a.lanes * kBytes) {
-        corners.load(at, a.right, a.down, mask);
-        corners.blend(values, by);
-        sink.put((v - sub) * kBytes, values);
-      }
-    }
-    sink.advance();
-  }
-}
-
-// To the pixels of a row in global memory. A group takes every `step`th pixel; the row ends `left` pixels on.
-template <class Element, int kBytes>
-struct Stored {
-  char* out;
-  int64_t pitch;  // bytes from one pixel of the group to its next
-  int left, step;
-
-  template <class Values>
-  __device__ __forceinline__ void put(int byte, const Values& values) {
-    Vector<Element, kBytes>::store(out + byte, values, left);
-  }
-  __device__ __forceinline__ void advance() { out += pitch, left -= step; }
 };
 
 // To shared memory, by elements.
@@ -136,43 +48,17 @@ struct Staged {
 };
 
 template <class Element, int kBytes, bool kOnce>
-__global__ void __launch_bounds__(kThreads, kWarpBlocks) warp_vectors_kernel(const VectorArguments a) {
-  const Run run;
-  const FlowWarp& p = a.p;
-  if (run.row >= p.h) return;
-  const int sub = run.lane & (a.lanes - 1), column = run.first + a.group(run.lane);
-  constexpr int64_t kSize = sizeof(Element);
-  char* out = static_cast<char*>(p.out) + (run.n * p.os.n + run.row * p.os.h + column * p.os.w) * kSize + sub * kBytes;
-  const int left = sub < a.vectors ? static_cast<int>(p.w) - column : 0;
-  blend_run<Element, kBytes, kOnce>(a, run, Stored<Element, kBytes>{out, a.groups * p.os.w * kSize, left, a.groups});
+__global__ void __launch_bounds__(kWarpThreads, kWarpBlocks) warp_vectors_kernel(const VectorArguments a) {
+  warp_vectors<Element, kBytes, kOnce>(a);
 }
 
 template <class Element>
-__global__ void __launch_bounds__(kThreads) warp_planes_kernel(const PlaneArguments a) {
-  const Run run;
-  const FlowWarp& p = a.p;
-  const int column = run.first + run.lane;
-  if (run.row >= p.h || column >= p.w) return;
-  const Sample s = sample<Element>(p, run);
-  const Weights by = weights(s.x.f, s.y.f);
-  constexpr int kBytes = sizeof(Element);
-  const char* at = static_cast<const char*>(p.x) + (run.n * p.xs.n + s.y.i0 * p.xs.h + s.x.i0 * p.xs.w) * kBytes;
-  char* out = static_cast<char*>(p.out) + (run.n * p.os.n + run.row * p.os.h + column * p.os.w) * kBytes;
-  for (int64_t c = 0; c < p.c; ++c, at += p.xs.c * kBytes, out += p.os.c * kBytes) {
-    Corners<Element, kBytes> corners;
-    float values[1];
-    corners.load(at, p.xs.w * kBytes, p.xs.h * kBytes, s.mask);
-    corners.blend(values, by);
-    Vector<Element, kBytes>::store(out, values, 1);
-  }
-  if (a.y == nullptr) return;
-  const Element* y = static_cast<const Element*>(a.y) + run.n * a.ys.n + run.row * a.ys.h + column * a.ys.w;
-  Element* to = static_cast<Element*>(a.y_out) + run.n * p.os.n + run.row * p.os.h + column * p.os.w;
-  for (int64_t c = 0; c < a.y_channels; ++c) to[c * p.os.c] = y[c * a.ys.c];
+__global__ void __launch_bounds__(kWarpThreads) warp_planes_kernel(const PlaneArguments a) {
+  warp_planes<Element>(a);
 }
 
 template <class Element>
-__global__ void __launch_bounds__(kThreads) warp_concat_kernel(const ConcatArguments a) {
+__global__ void __launch_bounds__(kWarpThreads) warp_concat_kernel(const ConcatArguments a) {
   extern __shared__ uint4 shared[];
   constexpr int kPerVector = 16 / sizeof(Element);
   const Run run;
@@ -216,16 +102,6 @@ cudaError_t launch(Kernel kernel, const FlowWarp& p, const Arguments& arguments,
   kernel<<<row_grid(p.n, p.h, p.w, rows), dim3(32, static_cast<unsigned>(rows)), static_cast<size_t>(shared), stream>>>(
       arguments);
   return cudaGetLastError();
-}
-
-VectorArguments vector_arguments(const FlowWarp& p, const WarpPlan& plan) {
-  const int64_t size = element_bytes(p.dtype);
-  VectorArguments a{p, static_cast<int>(p.c * size / plan.bytes), plan.lanes, 32 / plan.lanes};
-  while (1 << a.shift < a.lanes) ++a.shift;
-  // Of a single row or column, whose stride may be any, only the first is ever inside.
-  if (p.w > 1) a.right = p.xs.w * size, a.column = static_cast<int>(a.right / plan.bytes);
-  if (p.h > 1) a.down = p.xs.h * size, a.row = static_cast<int>(a.down / plan.bytes);
-  return a;
 }
 
 template <class Element>
