@@ -20,16 +20,7 @@ except ImportError as error:
     ) from error
 
 from ..checks import fail
-from ._operators import (
-    conv3x3,
-    flow_warp,
-    pixel_shuffle,
-    pixel_unshuffle,
-    residual_block,
-    sparse_conv3x3,
-    sparse_residual_block,
-)
-from ._packing import PackedWeights
+from ._operators import NUMPY, NumPyOperators, PackedWeights
 
 __all__ = [
     "PackedWeights",
@@ -44,6 +35,15 @@ __all__ = [
     "sparse_conv3x3",
     "sparse_residual_block",
 ]
+
+_operators = NumPyOperators(NUMPY)
+conv3x3 = _operators.conv3x3
+flow_warp = _operators.flow_warp
+pixel_shuffle = _operators.pixel_shuffle
+pixel_unshuffle = _operators.pixel_unshuffle
+residual_block = _operators.residual_block
+sparse_conv3x3 = _operators.sparse_conv3x3
+sparse_residual_block = _operators.sparse_residual_block
 
 
 def cpu_isa() -> str:

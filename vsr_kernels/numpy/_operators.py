@@ -1,376 +1,108 @@
-"""The operators: checks, layouts, calls of the kernels."""
+"""NumPy's arrays, and the calls of the CPU kernels on them."""
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from .. import _numpy
-from ..checks import fail, shaped, warp_mode
-from . import _check
-from ._layout import Array, ascending, dense, empty, prefers_channels_last, vector
-from ._packing import PackedWeights
-
-_SHUFFLED = (*_check.FLOATING, "float64")  # elements that are only moved
+from ..arrays.library import Array, Library, prefers_channels_last
+from ..arrays.operators import Operators
+from ..arrays.packing import PackedArrays
 
 
-def conv3x3(
-    x: Array,
-    weight: Array,
-    bias: Array | None = None,
-    *,
-    activation: str = "none",
-    slope: float | Array | None = None,
-    residual: Array | None = None,
-    pixel_shuffle: int = 1,
-    packed: PackedWeights | None = None,
-    slot: int = 0,
-    out: Array | None = None,
-) -> Array:
-    """3x3 convolution with its epilogue: ``pixel_shuffle(act(conv2d(x, weight, bias, padding=1)), r) + residual``.
+class NumPy(Library):
+    """NumPy's arrays."""
 
-    Args:
-        x: (N, C_in, H, W), float32, float16 or bfloat16 (of ``ml_dtypes``), any strides. It is read in place where it
-            is channels_last, such as ``pixels.transpose(0, 3, 1, 2)`` of C-contiguous (N, H, W, C_in), and else copied.
-        weight: (C_out, C_in, 3, 3), dtype of ``x``.
-        bias: (C_out,) or None.
-        activation: ``none``, ``relu``, ``leaky_relu`` or ``prelu``.
-        slope: a number for ``leaky_relu``; an array (1,) or (C_out,) for ``prelu``; otherwise None.
-        residual: (N, C_out / r^2, r * H, r * W), added last, or None.
-        pixel_shuffle: r >= 1; ``C_out`` must be divisible by r^2.
-        packed: where to keep packed weights between calls; None packs them in every call.
-        slot: which of the convolutions that share ``packed`` this is.
-        out: channels_last array for the result, which shares no memory with the other arguments; None makes one.
+    array = np.ndarray
 
-    Returns:
-        (N, C_out / r^2, r * H, r * W), channels_last, dtype of ``x``. Accumulation is float32.
+    def aligned(self, x: Array) -> bool:
+        """Whether elements begin on multiples of their size."""
+        return bool(x.flags.aligned)
 
-    Raises:
-        TypeError, ValueError: naming the argument, what was expected and what was given.
-    """
-    op = "conv3x3"
-    _check.image(op, "x", x)
-    n, c_in, h, w = x.shape
-    _check.kernel3x3(op, "weight", weight, x, c_in, "C_in of x")
-    c_out = weight.shape[0]
-    _check.optional_vector(op, "bias", bias, x, c_out, "(C_out,)")
-    slopes = _check.activation(op, activation, slope, x, c_out)
-    r = _check.factor(op, "pixel_shuffle", pixel_shuffle)
-    if c_out % (r * r) != 0:
-        fail(op, "weight", f"C_out divisible by r^2 = {r * r}", f"shape {weight.shape}")
-    shape = (n, c_out // (r * r), h * r, w * r)
-    if residual is not None:
-        shaped(op, "residual", _check.like(op, "residual", residual, x), shape, "(N, C_out / r^2, r H, r W)")
-    out = _result(op, out, x, shape, weight=weight, bias=bias, slope=slopes[0], residual=residual)
-    _convolve(out, x, weight, bias, slopes, activation, residual=residual, r=r, packed=packed, slot=slot)
-    return out
+    def writable(self, x: Array) -> bool:
+        """Whether the array may be written to."""
+        return bool(x.flags.writeable)
+
+    def may_share_memory(self, a: Array, b: Array) -> bool:
+        """Whether the extents of two arrays in memory overlap."""
+        return np.may_share_memory(a, b)
+
+    def address(self, x: Array) -> int:
+        """Of the first element."""
+        return int(x.ctypes.data)
+
+    def compact(self, x: Array) -> Array:
+        """``x`` itself where it is C-contiguous and aligned, else a copy that is."""
+        return np.require(x, requirements=("C", "A"))
+
+    def new(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An uninitialised C-contiguous array."""
+        return np.empty(shape, dtype)
 
 
-def residual_block(
-    x: Array,
-    weight1: Array,
-    bias1: Array | None,
-    weight2: Array,
-    bias2: Array | None,
-    *,
-    activation: str = "relu",
-    slope: float | Array | None = None,
-    scale: float = 1.0,
-    packed: PackedWeights | None = None,
-    out: Array | None = None,
-) -> Array:
-    """Residual block without batch norm: ``x + scale * conv3x3(act(conv3x3(x)))``.
-
-    Args:
-        x: (N, C, H, W), float32, float16 or bfloat16, any strides; channels_last is read in place.
-        weight1: (C_mid, C, 3, 3); bias1: (C_mid,) or None.
-        weight2: (C, C_mid, 3, 3); bias2: (C,) or None.
-        activation: ``none``, ``relu``, ``leaky_relu`` or ``prelu``, after the first convolution.
-        slope: a number for ``leaky_relu``; an array (1,) or (C_mid,) for ``prelu``; otherwise None.
-        scale: factor of the residual branch.
-        packed: where to keep packed weights between calls; None packs them in every call.
-        out: channels_last array for the result, which shares no memory with the other arguments; None makes one.
-
-    Returns:
-        (N, C, H, W), channels_last, dtype of ``x``.
-
-    Raises:
-        TypeError, ValueError: naming the argument, what was expected and what was given.
-    """
-    op = "residual_block"
-    _check.image(op, "x", x)
-    n, c, h, w = x.shape
-    _check.kernel3x3(op, "weight1", weight1, x, c, "C of x")
-    c_mid = weight1.shape[0]
-    _check.optional_vector(op, "bias1", bias1, x, c_mid, "(C_mid,)")
-    shaped(op, "weight2", _check.like(op, "weight2", weight2, x), (c, c_mid, 3, 3), "(C, C_mid, 3, 3)")
-    _check.optional_vector(op, "bias2", bias2, x, c, "(C,)")
-    slopes = _check.activation(op, activation, slope, x, c_mid)
-    if isinstance(scale, bool) or not isinstance(scale, numbers.Real):
-        fail(op, "scale", "a number", type(scale).__name__, TypeError)
-    arrays = {"weight1": weight1, "bias1": bias1, "weight2": weight2, "bias2": bias2, "slope": slopes[0]}
-    out = _result(op, out, x, x.shape, **arrays)
-    x = dense(x, channels_last=True)
-    hidden = empty((n, c_mid, h, w), x.dtype, channels_last=True)
-    _convolve(hidden, x, weight1, bias1, slopes, activation, packed=packed)
-    _convolve(out, hidden, weight2, bias2, residual=x, scale=float(scale), packed=packed, slot=1)
-    return out
+NUMPY = NumPy()
 
 
-def sparse_conv3x3(
-    x: Array,
-    weight: Array,
-    bias: Array | None = None,
-    *,
-    in_channels: Array | Sequence[int] | None = None,
-    out_channels: Array | Sequence[int] | None = None,
-    residual: Array | None = None,
-    activation: str = "none",
-    slope: float | Array | None = None,
-    packed: PackedWeights | None = None,
-    out: Array | None = None,
-) -> Array:
-    """3x3 convolution of kept channels: gather ``x[:, in_channels]`` while loading, convolve, activate, scatter-add.
+class PackedWeights(PackedArrays):
+    __doc__ = PackedArrays.__doc__
 
-    Args:
-        x: (N, C, H, W), float32, float16 or bfloat16, any strides; channels_last is read in place.
-        weight: (C_out, len(in_channels), 3, 3), dtype of ``x``; C input channels where ``in_channels`` is None.
-        bias: (C_out,) or None.
-        in_channels: distinct channel numbers of ``x``, int64 or a sequence of ints; None takes all.
-        out_channels: C_out distinct channel numbers of ``residual``, given likewise, or None.
-        residual: (N, C_res, H, W). With ``out_channels`` the result is added to those channels and the others are
-            copied; without, C_res = C_out and the result is added to all of it.
-        activation: ``none``, ``relu``, ``leaky_relu`` or ``prelu``, before the addition.
-        slope: a number for ``leaky_relu``; an array (1,) or (C_out,) for ``prelu``; otherwise None.
-        packed: where to keep packed weights between calls; None packs them in every call.
-        out: channels_last array for the result, which shares no memory with the other arguments; None makes one.
-
-    Returns:
-        (N, C_out or C_res, H, W), channels_last, dtype of ``x``.
-
-    Raises:
-        TypeError, ValueError: naming the argument, what was expected and what was given.
-    """
-    op = "sparse_conv3x3"
-    _check.image(op, "x", x)
-    n, c, h, w = x.shape
-    gather = None if in_channels is None else _check.channel_list(op, "in_channels", in_channels, c)
-    c_in = c if gather is None else gather.shape[0]
-    _check.kernel3x3(op, "weight", weight, x, c_in, "C of x" if gather is None else "len(in_channels)")
-    c_out = weight.shape[0]
-    _check.optional_vector(op, "bias", bias, x, c_out, "(C_out,)")
-    slopes = _check.activation(op, activation, slope, x, c_out)
-    scatter = None
-    if out_channels is not None:
-        if residual is None:
-            fail(op, "residual", "an array where out_channels is given", None, TypeError)
-        residual = _check.image(op, "residual", residual)
-        scatter = _check.channel_list(op, "out_channels", out_channels, residual.shape[1])
-        shaped(op, "out_channels", scatter, (c_out,), "(C_out,) of weight")
-    if residual is not None:
-        _check.like(op, "residual", residual, x)
-        shaped(op, "residual", residual, (n, c_out if scatter is None else None, h, w), "(N, C_res, H, W)")
-    shape = (n, c_out if residual is None else residual.shape[1], h, w)
-    out = _result(op, out, x, shape, weight=weight, bias=bias, slope=slopes[0], residual=residual)
-    lists = (gather, scatter)
-    _convolve(out, x, weight, bias, slopes, activation, residual=residual, lists=lists, packed=packed)
-    return out
+    def pack(
+        self, weight: Array, bias: Array | None, slope: Array | None, number: float, activation: str, r: int
+    ) -> _numpy.Packed:
+        """What the CPU kernels take."""
+        aligned = np.require(weight, requirements="A")
+        vectors = NUMPY.vector(bias), NUMPY.vector(slope)
+        return _numpy.pack(aligned, *vectors, number, activation, r, weight.dtype.name)
 
 
-def sparse_residual_block(
-    x: Array,
-    weight1: Array,
-    bias1: Array | None,
-    weight2: Array,
-    bias2: Array | None,
-    *,
-    in_channels: Array | Sequence[int],
-    out_channels: Array | Sequence[int],
-    activation: str = "relu",
-    slope: float | Array | None = None,
-    packed: PackedWeights | None = None,
-    out: Array | None = None,
-) -> Array:
-    """Residual Sparsity Connection of SSL: ``y = x; y[:, out_channels] += conv2(act(conv1(x[:, in_channels])))``.
+class NumPyOperators(Operators):
+    """The operators by the CPU kernels, which add unsigned offsets: images whose axes run backwards are copied."""
 
-    Source: Xia et al., "Structured Sparsity Learning for Efficient Video Super-Resolution", CVPR 2023.
+    def convolve(
+        self,
+        out: Array,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        slopes: tuple[Array | None, float],
+        activation: str,
+        *,
+        residual: Array | None,
+        lists: tuple[Array | None, Array | None],
+        scale: float,
+        r: int,
+        packed: PackedArrays | None,
+        slot: int,
+    ) -> None:
+        """See :meth:`Operators.convolve`."""
+        _numpy.conv3x3(
+            out,
+            self.library.dense(x, channels_last=True),
+            np.require(weight, requirements="A"),
+            self.library.vector(bias),
+            self.library.vector(slopes[0]),
+            slopes[1],
+            *lists,
+            None if residual is None else self.library.dense(residual, channels_last=True),
+            activation,
+            scale,
+            r,
+            x.dtype.name,
+            None if packed is None else packed.get(slot, weight, bias, *slopes, activation, r),
+        )
 
-    Args:
-        x: (N, C, H, W), float32, float16 or bfloat16, any strides; channels_last is read in place.
-        weight1: (C_mid, len(in_channels), 3, 3); bias1: (C_mid,) or None.
-        weight2: (len(out_channels), C_mid, 3, 3); bias2: (len(out_channels),) or None.
-        in_channels, out_channels: distinct channel numbers of ``x``, as in :func:`sparse_conv3x3`.
-        activation: ``none``, ``relu``, ``leaky_relu`` or ``prelu``, after the first convolution.
-        slope: a number for ``leaky_relu``; an array (1,) or (C_mid,) for ``prelu``; otherwise None.
-        packed: where to keep packed weights between calls; None packs them in every call.
-        out: channels_last array for the result, which shares no memory with the other arguments; None makes one.
+    def warp(self, out: Array, x: Array, flow: Array, nearest: bool, border: bool) -> None:
+        """See :meth:`Operators.warp`."""
+        read = self._ascending(x), self._ascending(flow)
+        _numpy.flow_warp(out, *read, nearest, border, x.dtype.name, flow.dtype.name)
 
-    Returns:
-        (N, C, H, W), channels_last, dtype of ``x``. ``x`` is not modified.
-
-    Raises:
-        TypeError, ValueError: naming the argument, what was expected and what was given.
-    """
-    op = "sparse_residual_block"
-    _check.image(op, "x", x)
-    n, c, h, w = x.shape
-    gather = _check.channel_list(op, "in_channels", in_channels, c)
-    scatter = _check.channel_list(op, "out_channels", out_channels, c)
-    kept = scatter.shape[0]
-    _check.kernel3x3(op, "weight1", weight1, x, gather.shape[0], "len(in_channels)")
-    c_mid = weight1.shape[0]
-    _check.optional_vector(op, "bias1", bias1, x, c_mid, "(C_mid,)")
-    weight2 = _check.like(op, "weight2", weight2, x)
-    shaped(op, "weight2", weight2, (kept, c_mid, 3, 3), "(len(out_channels), C_mid, 3, 3)")
-    _check.optional_vector(op, "bias2", bias2, x, kept, "(len(out_channels),)")
-    slopes = _check.activation(op, activation, slope, x, c_mid)
-    arrays = {"weight1": weight1, "bias1": bias1, "weight2": weight2, "bias2": bias2, "slope": slopes[0]}
-    out = _result(op, out, x, x.shape, **arrays)
-    x = dense(x, channels_last=True)
-    hidden = empty((n, c_mid, h, w), x.dtype, channels_last=True)
-    _convolve(hidden, x, weight1, bias1, slopes, activation, lists=(gather, None), packed=packed)
-    _convolve(out, hidden, weight2, bias2, residual=x, lists=(None, scatter), packed=packed, slot=1)
-    return out
-
-
-def flow_warp(
-    x: Array, flow: Array, *, interpolation: str = "bilinear", padding: str = "zeros", out: Array | None = None
-) -> Array:
-    """Backward warp: ``out[n, :, i, j]`` is ``x[n]`` sampled at row ``i + dy``, column ``j + dx``.
-
-    Args:
-        x: (N, C, H, W), float32, float16 or bfloat16, any strides; read in place unless an axis runs backwards.
-        flow: (N, 2, H, W) in pixels, channel 0 = dx, channel 1 = dy; float32 or the dtype of ``x``, any strides; read
-            in place likewise. Coordinates are computed in float32.
-        interpolation: ``bilinear`` or ``nearest`` (ties to even).
-        padding: what lies outside the image: ``zeros``, or ``border`` (the nearest pixel). An infinite displacement is
-            outside; NaN counts as minus infinity.
-        out: array for the result, of any ascending strides, which shares no memory with ``x`` and ``flow``; None makes
-            one.
-
-    Returns:
-        (N, C, H, W) in the dtype of ``x``, and in its memory format unless ``out`` is given.
-
-    Raises:
-        TypeError, ValueError: naming the argument, what was expected and what was given.
-    """
-    op = "flow_warp"
-    _check.image(op, "x", x)
-    n, _, h, w = x.shape
-    flow = _check.like(op, "flow", flow, x, dtypes=(np.float32, x.dtype))
-    shaped(op, "flow", flow, (n, 2, h, w), "(N, 2, H, W) as x")
-    warp_mode(op, interpolation, padding)
-    if out is None:
-        out = empty(x.shape, x.dtype, prefers_channels_last(x))
-    else:
-        out = _check.output(op, out, x.shape, None, x=x, flow=flow)
-    if out.size > 0:
-        nearest, border = interpolation == "nearest", padding == "border"
-        _numpy.flow_warp(out, ascending(x), ascending(flow), nearest, border, x.dtype.name, flow.dtype.name)
-    return out
-
-
-def pixel_shuffle(x: Array, r: int, *, out: Array | None = None) -> Array:
-    """Rearrange (N, C * r^2, H, W) to (N, C, r * H, r * W), as ``torch.nn.functional.pixel_shuffle``.
-
-    Args:
-        x: (N, C * r^2, H, W), float32, float16, bfloat16 or float64, any strides; dense channels_last and C-contiguous
-            memory are read in place.
-        r: upscaling factor, >= 1.
-        out: array for the result, in the memory format of ``x``, which shares no memory with it; None makes one.
-
-    Returns:
-        (N, C, r * H, r * W) in the memory format of ``x``:
-        ``out[n, c, r*h + i, r*w + j] = x[n, c*r^2 + i*r + j, h, w]``.
-
-    Raises:
-        TypeError, ValueError: naming the argument, what was expected and what was given.
-    """
-    op = "pixel_shuffle"
-    _check.image(op, "x", x, _SHUFFLED)
-    r = _check.factor(op, "r", r)
-    n, c, h, w = x.shape
-    if c % (r * r) != 0:
-        fail(op, "x", f"channels divisible by r^2 = {r * r}", f"shape {x.shape}")
-    return _shuffle(op, x, r, (n, c // (r * r), h * r, w * r), out, inverse=False)
-
-
-def pixel_unshuffle(x: Array, r: int, *, out: Array | None = None) -> Array:
-    """Rearrange (N, C, r * H, r * W) to (N, C * r^2, H, W), the inverse of :func:`pixel_shuffle`.
-
-    Args:
-        x: (N, C, r * H, r * W), float32, float16, bfloat16 or float64, any strides; dense channels_last and
-            C-contiguous memory are read in place.
-        r: downscaling factor, >= 1.
-        out: array for the result, in the memory format of ``x``, which shares no memory with it; None makes one.
-
-    Returns:
-        (N, C * r^2, H, W) in the memory format of ``x``.
-
-    Raises:
-        TypeError, ValueError: naming the argument, what was expected and what was given.
-    """
-    op = "pixel_unshuffle"
-    _check.image(op, "x", x, _SHUFFLED)
-    r = _check.factor(op, "r", r)
-    n, c, h, w = x.shape
-    if h % r != 0 or w % r != 0:
-        fail(op, "x", f"height and width divisible by r = {r}", f"shape {x.shape}")
-    return _shuffle(op, x, r, (n, c * r * r, h // r, w // r), out, inverse=True)
-
-
-def _shuffle(op: str, x: Array, r: int, shape: tuple[int, ...], out: Array | None, inverse: bool) -> Array:
-    channels_last = prefers_channels_last(x)
-    out = empty(shape, x.dtype, channels_last) if out is None else _check.output(op, out, shape, channels_last, x=x)
-    if out.size > 0:
-        source = dense(x, channels_last)
-        pair = (out, source) if inverse else (source, out)
+    def move(self, out: Array, x: Array, r: int, channels_last: bool, inverse: bool) -> None:
+        """See :meth:`Operators.move`."""
+        pair = (out, x) if inverse else (x, out)
         _numpy.pixel_shuffle(*pair, r, channels_last, inverse)
-    return out
 
-
-def _result(op: str, out: Array | None, x: Array, shape: tuple[int, ...], **inputs: Array | None) -> Array:
-    """What a convolution writes to: dense channels_last."""
-    if out is None:
-        return empty(shape, x.dtype, channels_last=True)
-    return _check.output(op, out, shape, True, x=x, **inputs)
-
-
-def _convolve(
-    out: Array,
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    slopes: tuple[Array | None, float] = (None, 0.0),
-    activation: str = "none",
-    *,
-    residual: Array | None = None,
-    lists: tuple[Array | None, Array | None] = (None, None),
-    scale: float = 1.0,
-    r: int = 1,
-    packed: PackedWeights | None = None,
-    slot: int = 0,
-) -> None:
-    """Write a checked call into ``out``."""
-    if out.size == 0:
-        return
-    if weight.shape[0] == 0:  # nothing is added to the residual
-        out[...] = residual
-        return
-    _numpy.conv3x3(
-        out,
-        dense(x, channels_last=True),
-        np.require(weight, requirements="A"),
-        vector(bias),
-        vector(slopes[0]),
-        slopes[1],
-        *lists,
-        None if residual is None else dense(residual, channels_last=True),
-        activation,
-        scale,
-        r,
-        x.dtype.name,
-        None if packed is None else packed.get(slot, weight, bias, *slopes, activation, r),
-    )
+    def _ascending(self, x: Array) -> Array:
+        """``x`` itself where no axis runs backwards, else a dense copy."""
+        return x if self.library.ascends(x) else self.library.dense(x, prefers_channels_last(x))

@@ -1,0 +1,1 @@
+"""What the operators on NumPy arrays and on CuPy arrays share: signatures, documentation, checks, kept packings."""
