@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import plain
 import pytest
-import torch
 from arrays import LAYOUTS, Call, calls, draw, dtype_of, laid_out, name_of
+from judging import by_torch, judge, tensor
 from numpy.typing import NDArray
 
 import vsr_kernels
@@ -40,28 +40,6 @@ def run(call: Call) -> Array:
     return getattr(vk, name)(**arguments)
 
 
-def tensor(value: Any) -> Any:
-    """An array as a tensor; bfloat16 by its bits, which torch does not take from NumPy."""
-    if not isinstance(value, np.ndarray):
-        return value
-    if value.dtype.name == "bfloat16":
-        return torch.from_numpy(value.view(np.uint16).copy()).view(torch.bfloat16)
-    return torch.from_numpy(value.copy())
-
-
-def wide(value: Any) -> Any:
-    """An array in float64, channel lists as they are."""
-    return value.astype(np.float64) if isinstance(value, np.ndarray) and value.dtype != np.int64 else value
-
-
-def by_torch(call: Call) -> Array:
-    """What PyTorch makes of a call in the same dtype, for the error that is allowed."""
-    name, arguments = call
-    with vsr_kernels.use_backend("reference"):
-        made = getattr(vsr_kernels, name)(**{key: tensor(value) for key, value in arguments.items()})
-    return made.double().numpy()
-
-
 @pytest.mark.parametrize("call", CALLS, ids=name_of)
 def test_values(call: Call) -> None:
     """At most twice PyTorch's error against float64, plus one unit of the largest value."""
@@ -75,19 +53,7 @@ def test_values_in_16_bits(number: int, dtype: str) -> None:
 
 
 def check(call: Call) -> None:
-    name, arguments = call
-    got = run(call)
-    assert got.dtype == arguments["x"].dtype
-    truth = ({"pixel_shuffle": plain.shuffle, "pixel_unshuffle": plain.unshuffle}.get(name) or getattr(plain, name))(
-        **{key: wide(value) for key, value in arguments.items()}
-    )
-    allowed = 2 * abs(by_torch(call) - truth).max() + eps(got.dtype) * abs(truth).max()
-    assert got.shape == truth.shape
-    assert abs(got.astype(np.float64) - truth).max() <= allowed
-
-
-def eps(dtype: Any) -> float:
-    return 2.0**-7 if dtype.name == "bfloat16" else float(np.finfo(dtype).eps)
+    judge(call, run(call))
 
 
 @pytest.mark.parametrize("call", SMALL, ids=name_of)

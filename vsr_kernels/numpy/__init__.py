@@ -36,14 +36,14 @@ __all__ = [
     "sparse_residual_block",
 ]
 
-_operators = NumPyOperators(NUMPY)
-conv3x3 = _operators.conv3x3
-flow_warp = _operators.flow_warp
-pixel_shuffle = _operators.pixel_shuffle
-pixel_unshuffle = _operators.pixel_unshuffle
-residual_block = _operators.residual_block
-sparse_conv3x3 = _operators.sparse_conv3x3
-sparse_residual_block = _operators.sparse_residual_block
+_bound = NumPyOperators(NUMPY)
+conv3x3 = _bound.conv3x3
+flow_warp = _bound.flow_warp
+pixel_shuffle = _bound.pixel_shuffle
+pixel_unshuffle = _bound.pixel_unshuffle
+residual_block = _bound.residual_block
+sparse_conv3x3 = _bound.sparse_conv3x3
+sparse_residual_block = _bound.sparse_residual_block
 
 
 def cpu_isa() -> str:

@@ -1,9 +1,12 @@
-"""The CUDA convolution compiled at run time for one pruned layer: its channel counts and lists are constants.
+"""CUDA kernels compiled at run time for one layer each: its channel counts, lists and activation are constants.
 
-Needs CuPy, whose NVRTC compiles, and the CUDA headers; no GPU and no toolkit.
+Needs CuPy, whose NVRTC compiles and which launches, and the CUDA headers; no toolkit, and to compile no GPU.
 """
 
 from .compiler import compile_kernel, obstacle
-from .special import KERNEL, SparseConv
+from .conv import Conv3x3
+from .pack import Pack
+from .shuffle import PixelShuffle
+from .warp import FlowWarp
 
-__all__ = ["KERNEL", "SparseConv", "compile_kernel", "obstacle"]
+__all__ = ["Conv3x3", "FlowWarp", "Pack", "PixelShuffle", "compile_kernel", "obstacle"]

@@ -11,11 +11,12 @@ import importlib
 import importlib.util
 import os
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from .. import build
-from .special import SparseConv
+from .launch import Kernel
 
 #: Functions without a mark are for the device: the core's headers are shared with the host.
 OPTIONS = ("-std=c++17", "-default-device")
@@ -34,11 +35,11 @@ def obstacle() -> str | None:
     return None
 
 
-def compile_kernel(conv: SparseConv, arch: str) -> bytes:
-    """The compiled kernel, from the cache where it is there.
+def compile_kernel(kernel: Kernel, arch: str) -> Path:
+    """The file that holds the compiled kernel, made now unless it is in the cache.
 
     Args:
-        conv: what to compile.
+        kernel: what to compile.
         arch: ``sm_80`` and the like for machine code, ``compute_80`` and the like for PTX.
 
     Raises:
@@ -47,14 +48,18 @@ def compile_kernel(conv: SparseConv, arch: str) -> bytes:
     reason = obstacle()
     if reason is not None:
         raise RuntimeError(f"nvrtc.compile_kernel: {reason}")
-    source = conv.source
-    kept = cache_folder() / f"{_digest(source, arch)}.{'ptx' if arch.startswith('compute_') else 'cubin'}"
+    source = kernel.source
+    name = f"{_digest(source, arch)}.{'ptx' if arch.startswith('compute_') else 'cubin'}"
+    kept = cache_folder() / name
+    if kept.is_file():
+        return kept
+    compiled = _compile(kernel.entry, source, arch)
     try:
-        return kept.read_bytes()
-    except OSError:  # not there, or not readable
-        compiled = _compile(source, arch)
-    _write(kept, compiled)
-    return compiled
+        _write(kept, compiled)
+    except OSError:  # a folder that cannot be written to is no reason to fail
+        kept = Path(_own_folder().name) / name
+        _write(kept, compiled)
+    return kept
 
 
 def cache_folder() -> Path:
@@ -64,10 +69,17 @@ def cache_folder() -> Path:
     return root / "nvrtc"
 
 
+@cache
+def _own_folder() -> tempfile.TemporaryDirectory[str]:
+    """For this process alone; gone when it ends."""
+    return tempfile.TemporaryDirectory(prefix="vsr_kernels-nvrtc-")
+
+
 def _nvrtc() -> Any:
     return importlib.import_module("cupy.cuda").nvrtc
 
 
+@cache
 def _cuda_headers() -> Path | None:
     """The folder of cuda_fp16.h: of the package that CuPy's libraries come with, else of a toolkit."""
     folders = []
@@ -80,20 +92,28 @@ def _cuda_headers() -> Path | None:
     return next((folder for folder in folders if (folder / "cuda_fp16.h").is_file()), None)
 
 
+@cache
+def _headers_digest() -> bytes:
+    """Hash of the device code of this package, as it was when first asked for."""
+    digest = hashlib.sha256()
+    root = build.source_root()
+    for path in sorted([*root.glob("core/*.h"), *root.glob("cuda/*.cuh")]):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.digest()
+
+
 def _digest(source: str, arch: str) -> str:
     """Hash of everything that the result depends on."""
     version = ".".join(map(str, _nvrtc().getVersion()))
     digest = hashlib.sha256("\0".join([source, arch, version, str(_cuda_headers()), *OPTIONS]).encode())
-    root = build.source_root()
-    for path in sorted([*root.glob("core/*.h"), *root.glob("cuda/*.cuh")]):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    digest.update(_headers_digest())
     return digest.hexdigest()[:32]
 
 
-def _compile(source: str, arch: str) -> bytes:
+def _compile(entry: str, source: str, arch: str) -> bytes:
     nvrtc = _nvrtc()
     options = (*OPTIONS, f"-arch={arch}", f"-I{build.source_root()}", f"-I{_cuda_headers()}")
-    program = nvrtc.createProgram(source, "sparse_conv3x3.cu", (), ())
+    program = nvrtc.createProgram(source, f"{entry}.cu", (), ())
     try:
         nvrtc.compileProgram(program, options)
         compiled = nvrtc.getPTX(program) if arch.startswith("compute_") else nvrtc.getCUBIN(program)
@@ -106,16 +126,13 @@ def _compile(source: str, arch: str) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """All of it or nothing, whoever else writes the same; a folder that cannot be written to is no reason to fail."""
+    """All of it or nothing, whoever else writes the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.replace(name, path)
-        except OSError:
-            os.unlink(name)
-            raise
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(name, path)
     except OSError:
-        return
+        os.unlink(name)
+        raise
