@@ -18,7 +18,7 @@ from torch import Tensor
 from . import build, registration
 
 #: Names that :func:`use_backend` takes, in the order of preference.
-NAMES = ("cuda", "triton", "cpu", "reference")
+NAMES = ("cuda", "triton", "nvrtc", "cpu", "reference")
 
 OPERATORS = (
     "conv3x3",
@@ -46,6 +46,7 @@ class BackendStatus(NamedTuple):
 
 
 _NO_TRITON = "the package triton is not installed"
+_NO_CUPY = "the package cupy is not installed"
 _NO_GPU = "no GPU is visible"
 
 
@@ -57,6 +58,7 @@ class _State:
         self.cpu_error = "not loaded"
         self.cuda_error = "not loaded"
         self.triton_error: str | None = None  # None until somebody needed it
+        self.nvrtc_error: str | None = None  # likewise
         self.kernels: dict[str, frozenset[str]] = {"cpu": frozenset(), "cuda": frozenset(), "meta": frozenset()}
         self.forced: str | None = None
         self.warned: set[tuple[str, str]] = set()
@@ -136,6 +138,22 @@ def _load_triton() -> None:
     _state.triton_error = ""
 
 
+def _load_nvrtc() -> None:
+    """Register the operators that are compiled at run time, where they can be; the import of CuPy takes a second."""
+    if _state.nvrtc_error is not None:
+        return
+    if torch.version.cuda is None:
+        _state.nvrtc_error = f"this torch ({torch.__version__}) has no CUDA"
+        return
+    from . import nvrtc
+
+    error = nvrtc.obstacle()
+    if error is None:
+        importlib.import_module("vsr_kernels.nvrtc.torch_operators")
+        registration.run(registration.NVRTC)
+    _state.nvrtc_error = error or ""
+
+
 def interpreted() -> bool:
     """Whether Triton kernels run in Triton's interpreter, on the CPU: for tests, and for stepping through them.
 
@@ -146,7 +164,35 @@ def interpreted() -> bool:
 
 def operators(chosen: str) -> Any:
     """The namespace of ``torch.ops`` that holds the operators of a backend other than the reference."""
-    return registration.operators(registration.TRITON if chosen == "triton" else registration.COMPILED)
+    namespaces = {"triton": registration.TRITON, "nvrtc": registration.NVRTC}
+    return registration.operators(namespaces.get(chosen, registration.COMPILED))
+
+
+def forced() -> str | None:
+    """The backend that :func:`use_backend` is in force for, or None."""
+    return _state.forced
+
+
+def generic(op: str) -> str:
+    """The backend whose kernel of ``op`` serves every layer on a GPU: ``cuda`` if it is compiled, else ``triton``."""
+    return "cuda" if op in _state.kernels["cuda"] else "triton"
+
+
+def specialised(op: str, chosen: str, *, pruned: bool, differentiated: bool) -> str:
+    """``nvrtc`` where a kernel may be compiled for the layer of this call, else ``chosen``.
+
+    Args:
+        op: the operator.
+        chosen: what :func:`choose` found.
+        pruned: whether the layer's channels are listed or no multiples of eight: what the generic kernel pads.
+        differentiated: whether a gradient will be asked for.
+    """
+    if chosen not in ("cuda", "triton") or _state.forced is not None or not pruned or differentiated:
+        return chosen
+    if torch.compiler.is_compiling() or interpreted():
+        return chosen
+    _load_nvrtc()
+    return chosen if _state.nvrtc_error else "nvrtc"
 
 
 def choose(op: str, x: Tensor) -> str:
@@ -165,9 +211,14 @@ def choose(op: str, x: Tensor) -> str:
     if forced == "reference" or x.dtype == torch.float64:
         return "reference"
     device = x.device.type
-    wanted = ("cpu" if interpreted() else "cuda") if forced == "triton" else forced
+    wanted = {"triton": "cpu" if interpreted() else "cuda", "nvrtc": "cuda"}.get(forced or "", forced)
     if wanted is not None and wanted != device:
         raise RuntimeError(f"{op}: use_backend({forced!r}): expected a tensor on {wanted}, got one on {device}")
+    if forced == "nvrtc":
+        missing = _unfit(op, x)
+        if missing is None:
+            return "nvrtc"
+        raise RuntimeError(f"{op}: use_backend('nvrtc'): no kernel: {missing}")
     missing = _missing(op, x)
     if missing is None and forced != "triton":
         return device
@@ -236,7 +287,7 @@ def use_backend(name: str) -> Iterator[None]:
     float64 always runs as ``reference``.
 
     Args:
-        name: ``cuda``, ``triton``, ``cpu`` or ``reference``.
+        name: ``cuda``, ``triton``, ``nvrtc``, ``cpu`` or ``reference``.
 
     Raises:
         ValueError: an unknown name.
@@ -247,6 +298,9 @@ def use_backend(name: str) -> Iterator[None]:
     if name == "triton":
         load()
         _load_triton()
+    if name == "nvrtc":
+        load()
+        _load_nvrtc()
     status = backends()[name]
     if not status.available:
         raise RuntimeError(f"use_backend: {name} is not available: {status.detail}")
@@ -269,6 +323,7 @@ def backends() -> dict[str, BackendStatus]:
     return {
         "cuda": BackendStatus(not cuda_error, _in_order("cuda"), cuda_detail),
         "triton": _triton_status(),
+        "nvrtc": _nvrtc_status(),
         "cpu": BackendStatus(cpu_ok, _in_order("cpu"), cpu_detail),
         "reference": BackendStatus(True, OPERATORS, f"plain PyTorch {torch.__version__}"),
     }
@@ -283,6 +338,16 @@ def _triton_status() -> BackendStatus:
         error = _NO_GPU
     detail = "in Triton's interpreter, on the CPU" if interpreted() else "Triton kernels, compiled at first use"
     return BackendStatus(not error, OPERATORS, error or detail)
+
+
+def _nvrtc_status() -> BackendStatus:
+    """Of run-time compilation, for which CuPy is not imported for the question."""
+    error = _state.nvrtc_error
+    if error is None:
+        error = _NO_CUPY if importlib.util.find_spec("cupy") is None else ""
+    if not error and not torch.cuda.is_available():
+        error = _NO_GPU
+    return BackendStatus(not error, OPERATORS, error or "CUDA kernels compiled for each layer, through CuPy")
 
 
 def _describe(index: int) -> str:

@@ -1,7 +1,8 @@
 """What has to wait until operators are defined: fake kernels, gradients, autocast rules.
 
-Operators are defined twice, with the same arguments: ``vsr_kernels::*`` by the compiled library, and ``vsr_triton::*``
-by :mod:`vsr_kernels.triton`. What is registered for both is told the namespace.
+Operators are defined three times, with the same arguments: ``vsr_kernels::*`` by the compiled library,
+``vsr_triton::*`` by :mod:`vsr_kernels.triton`, and ``vsr_nvrtc::*``, most of which have no gradients, by
+:mod:`vsr_kernels.nvrtc.torch_operators`. What is registered for several is told the namespace.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-COMPILED, TRITON = "vsr_kernels", "vsr_triton"
+COMPILED, TRITON, NVRTC = "vsr_kernels", "vsr_triton", "vsr_nvrtc"
 
-_waiting: dict[str, list[Callable[[str], None]]] = {COMPILED: [], TRITON: []}
+_waiting: dict[str, list[Callable[[str], None]]] = {COMPILED: [], TRITON: [], NVRTC: []}
 _defined: set[str] = set()  # namespaces
 _libraries: list[torch.library.Library] = []  # a Library drops its registrations when it is collected
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -168,6 +169,11 @@ class Conv3x3:
             "",
         ]
         return "\n".join(lines)
+
+
+def fits_one_launch(shape: Sequence[int]) -> bool:
+    """Whether images (N, C, H, W) surely do; larger ones may, if they have few channels."""
+    return shape[0] <= MAX_GRID[2] and shape[2] <= MAX_GRID[1] * 8 and shape[3] <= 2**24
 
 
 #: Channel lists are checked once, not in every call.

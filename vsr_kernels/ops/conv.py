@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import backend, reference
-from ..registration import COMPILED, TRITON, no_double_backward, on_load, operators, register_autocast, under_autocast
+from ..registration import (
+    COMPILED,
+    NVRTC,
+    TRITON,
+    no_double_backward,
+    on_load,
+    operators,
+    register_autocast,
+    under_autocast,
+)
 from . import _check
 from .packing import PackedWeights
 from .precision import exact_float32
@@ -420,24 +429,25 @@ def _into_fake(out: Tensor, *_: Any) -> None:
     """Nothing is made."""
 
 
+@on_load(COMPILED, TRITON, NVRTC)
+def _register_forward(namespace: str) -> None:
+    torch.library.register_fake(f"{namespace}::conv3x3", _conv_fake)
+    torch.library.register_fake(f"{namespace}::residual_block", _block_fake)
+    register_autocast(namespace, "conv3x3")
+    register_autocast(namespace, "residual_block")
+
+
 @on_load(COMPILED, TRITON)
 def _register(namespace: str) -> None:
     ops = operators(namespace)
-    for op, fake in (
-        ("conv3x3", _conv_fake),
-        ("conv3x3_backward", _backward_fake),
-        ("conv3x3_epilogue_backward", _epilogue_backward_fake),
-        ("residual_block", _block_fake),
-    ):
-        torch.library.register_fake(f"{namespace}::{op}", fake)
+    torch.library.register_fake(f"{namespace}::conv3x3_backward", _backward_fake)
+    torch.library.register_fake(f"{namespace}::conv3x3_epilogue_backward", _epilogue_backward_fake)
     torch.library.register_autograd(f"{namespace}::conv3x3", partial(_conv_backward, ops), setup_context=_conv_setup)
     torch.library.register_autograd(
         f"{namespace}::residual_block", partial(_block_backward, ops), setup_context=_block_setup
     )
     no_double_backward(namespace, "conv3x3_backward")
     no_double_backward(namespace, "conv3x3_epilogue_backward")
-    register_autocast(namespace, "conv3x3")
-    register_autocast(namespace, "residual_block")
 
 
 @on_load(COMPILED)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import backend, reference
 from ..layout import empty_like_format
-from ..registration import COMPILED, TRITON, on_load, operators
+from ..registration import COMPILED, NVRTC, TRITON, on_load, operators
 from . import _check
 
 
@@ -87,7 +87,7 @@ def _into_fake(out: Tensor, x: Tensor, r: int, inverse: bool) -> None:
     """Nothing is made."""
 
 
-@on_load(COMPILED, TRITON)
+@on_load(COMPILED, TRITON, NVRTC)
 def _register(namespace: str) -> None:
     ops = operators(namespace)
     shuffle, unshuffle = f"{namespace}::pixel_shuffle", f"{namespace}::pixel_unshuffle"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import backend, reference
-from ..registration import COMPILED, TRITON, on_load, operators, register_autocast, under_autocast
+from ..registration import COMPILED, NVRTC, TRITON, on_load, operators, register_autocast, under_autocast
 from . import _check
 from .conv import (
     activation_gradients,
@@ -96,11 +96,14 @@ def sparse_conv3x3(
             activation=activation,
             slope=slope_of(slope),
         )
-    keep = needs_grad(x, weight, bias, slope, residual) and not sign_survives(activation, slope, residual, 1.0)
+    differentiated = needs_grad(x, weight, bias, slope, residual)
+    pruned = gather is not None or scatter is not None or c_in % 8 != 0 or c_out % 8 != 0
+    chosen = backend.specialised(op, chosen, pruned=pruned, differentiated=differentiated)
+    keep = differentiated and not sign_survives(activation, slope, residual, 1.0)
     slopes = split_slope(slope)
     ops = backend.operators(chosen)
-    kept = None if packed is None else packed.get(ops, 0, x, weight, bias, *slopes, activation)
-    lists = (_check.on_device(gather, x), _check.on_device(scatter, x))
+    kept = None if packed is None else packed.get(_packer(op, chosen), 0, x, weight, bias, *slopes, activation)
+    lists = _lists(chosen, gather, scatter, x)
     out, _ = ops.sparse_conv3x3(x, weight, bias, *slopes, *lists, residual, activation, keep, exact_float32(x), kept)
     return out
 
@@ -165,14 +168,28 @@ def sparse_residual_block(
             slope=slope_of(slope),
         )
     keep = needs_grad(x, weight1, bias1, weight2, bias2, slope)
+    chosen = backend.specialised(op, chosen, pruned=True, differentiated=keep)
     slopes = split_slope(slope)
     ops = backend.operators(chosen)
-    kept = packed_block(packed, ops, x, weight1, bias1, weight2, bias2, slopes, activation)
-    lists = (_check.on_device(gather, x), _check.on_device(scatter, x))
+    kept = packed_block(packed, _packer(op, chosen), x, weight1, bias1, weight2, bias2, slopes, activation)
+    lists = _lists(chosen, gather, scatter, x)
     out, _ = ops.sparse_residual_block(
         x, weight1, bias1, weight2, bias2, *slopes, *lists, activation, keep, exact_float32(x), *kept
     )
     return out
+
+
+def _packer(op: str, chosen: str) -> Any:
+    """Whose packing serves: a kernel compiled for its layer reads what the compiled kernels read."""
+    shared = chosen == "nvrtc" and backend.forced() is None and backend.generic(op) == "cuda"
+    return backend.operators("cuda" if shared else chosen)
+
+
+def _lists(chosen: str, gather: Tensor | None, scatter: Tensor | None, x: Tensor) -> tuple[Tensor | None, ...]:
+    """Lists of channels where the kernels want them: those that are compiled with them, where they can be read."""
+    if chosen == "nvrtc":
+        return gather, scatter
+    return _check.on_device(gather, x), _check.on_device(scatter, x)
 
 
 def _gathered(x: Tensor, channels: Tensor | None) -> Tensor:
@@ -278,13 +295,15 @@ def _block_backward(ops: Any, ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor
     return (None if grad_x is None else grad.index_add(1, in_channels, grad_x)), *others, *[None] * 8
 
 
-@on_load(COMPILED, TRITON)
+@on_load(COMPILED, TRITON, NVRTC)
 def _register(namespace: str) -> None:
     ops = operators(namespace)
     conv, block = f"{namespace}::sparse_conv3x3", f"{namespace}::sparse_residual_block"
     torch.library.register_fake(conv, _conv_fake)
     torch.library.register_fake(block, _block_fake)
-    torch.library.register_autograd(conv, partial(_conv_backward, ops), setup_context=_conv_setup)
-    torch.library.register_autograd(block, partial(_block_backward, ops), setup_context=_block_setup)
     register_autocast(namespace, "sparse_conv3x3")
     register_autocast(namespace, "sparse_residual_block")
+    if namespace == NVRTC:
+        return
+    torch.library.register_autograd(conv, partial(_conv_backward, ops), setup_context=_conv_setup)
+    torch.library.register_autograd(block, partial(_block_backward, ops), setup_context=_block_setup)

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import backend, reference
 from ..checks import warp_mode
 from ..layout import empty_like_format
-from ..registration import COMPILED, TRITON, no_double_backward, on_load, operators
+from ..registration import COMPILED, NVRTC, TRITON, no_double_backward, on_load, operators
 from . import _check
 
 
@@ -155,12 +155,16 @@ def _into_fake(out: Tensor, *_: Any) -> None:
     """Nothing is made."""
 
 
+@on_load(COMPILED, TRITON, NVRTC)
+def _register_forward(namespace: str) -> None:
+    torch.library.register_fake(f"{namespace}::flow_warp", _fake)
+    torch.library.register_fake(f"{namespace}::flow_warp_concat", _concat_fake)
+
+
 @on_load(COMPILED, TRITON)
 def _register(namespace: str) -> None:
     ops = operators(namespace)
     warp, concat = f"{namespace}::flow_warp", f"{namespace}::flow_warp_concat"
-    torch.library.register_fake(warp, _fake)
-    torch.library.register_fake(concat, _concat_fake)
     torch.library.register_fake(f"{namespace}::flow_warp_backward", _backward_fake)
     torch.library.register_autograd(warp, partial(_backward, ops), setup_context=_setup)
     torch.library.register_autograd(concat, partial(_concat_backward, ops), setup_context=_concat_setup)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,7 @@ from vsr_kernels.cupy import _operators
 
 
 @pytest.fixture(autouse=True)
-def machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    monkeypatch.setenv("VSR_KERNELS_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cupy"))
+def machine(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     with cupy_standin.launching() as machine:
         monkeypatch.setattr(_operators, "cupy", cupy_standin.cupy(machine))
         monkeypatch.setattr(_operators.CuPy, "array", DeviceArray)
