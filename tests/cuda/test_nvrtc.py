@@ -1,12 +1,14 @@
-"""The convolution compiled at run time for one layer: NVRTC's PTX on the CPU, against a float64 reference.
+"""Layers compiled at run time: NVRTC's PTX on the CPU, against a float64 reference and beside the compiled kernels.
 
-The generic kernel runs the same call beside it, in ptxvm too and with the same packed weights: it must take more
-instructions, and its output must be the same to the bit.
+The generic kernel runs the same call, in ptxvm too and with the same packed weights: it must take more instructions,
+and its output must be the same to the bit. What Python chooses for a launch must be what the C++ launchers choose.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,63 +17,88 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from operands import image, pixels, poisoned
-from test_conv3x3 import Case, Inputs, launch, pack, strided
-from torch import Tensor
+from operands import DTYPES, image, longs, pixels, poisoned
+from test_conv3x3 import Case, Inputs, launch, pack, packed_bytes, strided
+from test_pixel_shuffle import SHAPES, call, family_of, in_memory, problem
 
-import ptxvm
 from ptxvm.cudart import Library
+from ptxvm.cupy_calls import Machine
 from ptxvm.stats import Stats
 from vsr_kernels import nvrtc
-from vsr_kernels.nvrtc import compiler
-
-CHECKS: dict[str, Any] = {"check_uninitialized": True, "check_equal_stores": True}
+from vsr_kernels.nvrtc import background, compiler, conv, shuffle, warp
+from vsr_kernels.nvrtc.launch import Launch, Limits, View
+from vsr_kernels.nvrtc.layout import Layout
 
 #: Layers of pruned networks. Products of the arithmetic are the same; what is around them is not.
 CASES = [
-    Case(37, 29, h=11, w=19, height=8, picked=64, activation="relu"),
-    Case(29, 41, h=11, w=19, height=8, picked=48, total=64, residual=True, activation="prelu", ordered=False),
-    Case(41, 37, h=9, w=16, height=8, activation="leaky_relu", residual=True),
-    Case(67, 53, h=8, w=16, n=2, height=8, picked=72, total=72, residual=True, dtype=torch.float16),
-    Case(11, 5, h=9, w=33, height=8, picked=13, total=7, residual=True, activation="relu"),
+    Case(37, 29, h=11, w=19, picked=64, activation="relu"),
+    Case(29, 41, h=11, w=19, picked=48, total=64, residual=True, activation="prelu", ordered=False),
+    Case(41, 37, h=9, w=16, activation="leaky_relu", residual=True, scale=0.3),
+    Case(67, 53, h=8, w=16, n=2, picked=72, total=72, residual=True, dtype=torch.float16),
+    Case(11, 5, h=9, w=33, picked=13, total=7, residual=True, activation="relu"),
+    Case(19, 48, 4, h=5, w=18, activation="relu"),
+    Case(5, 12, 2, h=5, w=9, dtype=torch.float32, exact=True, residual=True, memory="contiguous"),
 ]
 
+needs_nvrtc = pytest.mark.skipif(nvrtc.obstacle() is not None, reason=str(nvrtc.obstacle()))
 
-def specialised(case: Case, inputs: Inputs) -> nvrtc.SparseConv:
-    """The constants of a case, as its memory allows."""
-    x, vector = inputs.x, 16 // inputs.x.element_size()
-    neighbours = x.stride(1) == 1
-    aligned = neighbours and x.storage_offset() % vector == 0 and x.shape[1] % vector == 0
+
+def view(bits: Any, shape: tuple[int, ...], strides: tuple[int, ...], dtype: str) -> View:
+    return View(bits.ctypes.data, shape, strides, dtype, bits)
+
+
+def dense(bits: Any, n: int, c: int, h: int, w: int, dtype: str) -> View:
+    """Of (N, H, W, C) in memory."""
+    return view(bits, (n, c, h, w), (h * w * c, 1, w * c, c), dtype)
+
+
+def run(made: Launch, **options: Any) -> Stats:
+    """A launch in ptxvm, with the grid, shared memory and arguments that it says, and what was counted."""
+    machine = Machine(check_uninitialized=True, check_equal_stores=True, **options)
+    values = []
+    for value in made.arguments:
+        if isinstance(value, View):
+            machine.show(value.pointer, value.shape, value.strides, value.owner.itemsize, value.owner)
+            values.append(np.uint64(value.pointer))
+        else:
+            values.append(np.uint64(0) if value is None else value)
+    function = machine.raw_module(path=str(nvrtc.compile_kernel(made.kernel, "compute_80"))).get_function(
+        made.kernel.entry
+    )
+    function.max_dynamic_shared_size_bytes = made.shared_bytes
+    function(made.grid, made.block, tuple(values), shared_mem=made.shared_bytes)
+    return machine.launches[-1][3]
+
+
+def limits_of(library: Library) -> Limits:
+    device = library.device
+    capability = (device.major, device.minor)
+    return Limits(capability, device.multiprocessors, device.shared_optin, device.shared_per_multiprocessor)
+
+
+def specialised(library: Library, inputs: Inputs) -> tuple[Launch, Any]:
+    """The launch for a case, and the bits of its output."""
+    case, dtype = inputs.case, str(inputs.case.dtype).removeprefix("torch.")
+    sizes = (case.n, case.total or case.c_out // case.r**2, case.h * case.r, case.w * case.r)
+    out = poisoned((sizes[0], sizes[2], sizes[3], sizes[1]), case.dtype)
+    packed = pack(library, inputs)
+    residual = None if inputs.residual is None else dense(pixels(inputs.residual), *sizes, dtype)
     lists = [None if t is None else tuple(t.tolist()) for t in (inputs.in_channels, inputs.out_channels)]
-    return nvrtc.SparseConv(
-        dtype=str(case.dtype).removeprefix("torch."),
-        c_in=case.c_in,
+    made = conv.conv3x3(
+        view(strided(inputs.x), tuple(inputs.x.shape), tuple(inputs.x.stride()), dtype),
+        view(packed, packed.shape, (1,), "uint16"),
+        residual,
+        dense(out, *sizes, dtype),
+        limits_of(library),
         c_out=case.c_out,
         in_channels=lists[0],
         out_channels=lists[1],
-        c_total=case.total,
         activation=case.activation,
-        residual=case.residual,
-        rows=case.height,
-        neighbours=neighbours,
-        x_on_vectors=aligned and all(s % vector == 0 for s in (x.stride(0), x.stride(2), x.stride(3))),
+        scale=case.scale,
+        r=case.r,
+        exact=case.exact,
     )
-
-
-def run(conv: nvrtc.SparseConv, library: Library, inputs: Inputs) -> tuple[Tensor, Stats]:
-    """NVRTC's PTX in ptxvm: the output and what was counted."""
-    case = inputs.case
-    module = ptxvm.Module.from_ptx(nvrtc.compile_kernel(conv, "compute_80").decode().rstrip("\0"))
-    shape = (case.n, case.h, case.w, case.total or case.c_out)
-    out = poisoned(shape, case.dtype)
-    residual = np.zeros(1, np.uint16) if inputs.residual is None else pixels(inputs.residual)
-    strides = [np.int64(s * inputs.x.element_size()) for s in inputs.x.stride()]
-    arrays = [strided(inputs.x), pack(library, inputs), residual, out]
-    arguments = [*arrays, *strides, np.int32(case.h), np.int32(case.w)]
-    grid = conv.grid(case.n, case.h, case.w)
-    stats = module.launch(nvrtc.KERNEL, grid, 128, arguments, conv.shared_bytes, **CHECKS)
-    assert stats.unwritten(out) == 0
-    return image(out, shape, case.dtype), stats
+    return made, out
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +123,10 @@ class Found:
 
 def check(library: Library, case: Case) -> Found:
     inputs = Inputs(case)
-    out, stats = run(specialised(case, inputs), library, inputs)
+    made, bits = specialised(library, inputs)
+    stats = run(made)
+    n, c, h, w = inputs.truth()[0].shape
+    out = image(bits, (n, h, w, c), case.dtype)
     truth, low = inputs.truth()[0], inputs.low()[0]
     error = (out.double() - truth).abs().max().item()
     allowed = 2 * (low.double() - truth).abs().max().item() + torch.finfo(case.dtype).eps * truth.abs().max().item()
@@ -104,8 +134,8 @@ def check(library: Library, case: Case) -> Found:
     code, generic, _ = launch(library, inputs)
     assert code == 0
     assert torch.equal(out, generic)
-    assert library.launches[-1].grid == specialised(case, inputs).grid(case.n, case.h, case.w)
-    assert library.launches[-1].shared_bytes == specialised(case, inputs).shared_bytes
+    assert library.launches[-1].grid == made.grid
+    assert library.launches[-1].shared_bytes == made.shared_bytes
     return Found(stats, library.stats)
 
 
@@ -117,38 +147,123 @@ def test_odd_shapes(convolution: Library, case: Case) -> None:
 
 
 def test_a_gathered_tile_takes_two_thirds_of_the_instructions(convolution: Library) -> None:
-    found = check(convolution, Case(37, 41, h=8, w=16, height=8, picked=64, total=64, residual=True, activation="relu"))
+    found = check(convolution, Case(37, 41, h=8, w=16, picked=64, total=64, residual=True, activation="relu"))
     assert found.ours.warp_instructions < 0.7 * found.generic.warp_instructions
 
 
-LAYER = nvrtc.SparseConv("bfloat16", 5, 3)
+def test_layouts_and_tiles_are_the_compiled_ones(convolution: Library) -> None:
+    """Bytes of packed weights for many layers, and rows of a tile for many images on three GPUs."""
+    for c_in, (c_out, r), (dtype, exact) in itertools.product(
+        (0, 1, 16, 37, 64, 65, 100, 200),
+        ((1, 1), (8, 1), (12, 2), (33, 1), (48, 4), (64, 1), (75, 5), (97, 1), (128, 1)),
+        ((torch.bfloat16, False), (torch.float32, False), (torch.float32, True)),
+    ):
+        layout = Layout.of(c_in, c_out, r, str(dtype).removeprefix("torch."), exact)
+        assert layout.packed_bytes == packed_bytes(convolution, Case(c_in, c_out, r, dtype=dtype, exact=exact))
+    gpus = (Limits((7, 5), 40, 65536, 65536), Limits((8, 0), 108, 166912, 167936), Limits((9, 0), 132, 232448, 233472))
+    for limits, c_out, (n, h, w), listed, dtype in itertools.product(
+        gpus,
+        (8, 29, 48, 64, 100),
+        ((1, 1, 1), (1, 180, 320), (2, 270, 480), (1, 540, 960), (7, 96, 96)),
+        (False, True),
+        (torch.float16, torch.float32),
+    ):
+        numbers = longs(64, c_out), DTYPES.index(dtype), 1, longs(n, h, w), int(listed), limits[1:]
+        theirs = convolution.call("conv3x3_height", *numbers[0], *numbers[1:3], *numbers[3], numbers[4], *numbers[5])
+        assert Layout.of(64, c_out, 1, str(dtype).removeprefix("torch."), True).rows(n, h, w, listed, limits) == theirs
 
 
-@pytest.mark.skipif(nvrtc.obstacle() is not None, reason=str(nvrtc.obstacle()))
+@needs_nvrtc
+@pytest.mark.parametrize(
+    ("shape", "r", "size", "last", "inverse"),
+    [
+        (SHAPES[1], 2, 2, True, False),
+        (SHAPES[0], 3, 4, False, True),
+        ((1, 3, 2, 264), 4, 2, True, False),  # a stretch and a part of one
+        ((2, 3, 2, 131), 4, 4, True, True),
+        (SHAPES[4], 5, 4, True, False),
+        ((1, 3, 2, 408), 2, 2, True, True),
+        (SHAPES[4], 2, 8, False, False),
+    ],
+)
+def test_shuffles(
+    library: Callable[[str], Library], shape: tuple[int, int, int, int], r: int, size: int, last: bool, inverse: bool
+) -> None:
+    """Every byte right, by the kernel and the grid of the compiled launcher."""
+    packed, shuffled = problem(shape, r, size)
+    source = in_memory(shuffled if inverse else packed, last)
+    expected = in_memory(packed if inverse else shuffled, last)
+    n, c, h, w = shape
+    both = (n, c * r * r, h, w), (n, c, h * r, w * r)
+    views = []
+    target = np.zeros_like(expected)
+    target = in_memory(target.reshape(1, -1, 1, 1), False)
+    for bits, sizes in zip((source, target), both[::-1] if inverse else both, strict=True):
+        _, d, i, j = sizes
+        strides = (i * j * d, 1, j * d, d) if last else (d * i * j, i * j, j, 1)
+        views.append(view(bits, sizes, strides, f"uint{8 * size}"))
+    made = shuffle.pixel_shuffle(*views, r, channels_last=last, inverse=inverse)
+    run(made)
+    assert (target == expected).all()
+    theirs = library("pixel_shuffle_call")
+    assert call(theirs, source, target, shape, r, size, last, inverse) == 0
+    assert made.kernel.form == family_of(shape, r, size, last)
+    assert theirs.launches[-1].grid == made.grid
+    assert theirs.launches[-1].shared_bytes == made.shared_bytes
+
+
+def test_vectors_of_a_warp_are_the_compiled_ones(library: Callable[[str], Library]) -> None:
+    """For every alignment of images and rows, channels side by side or not."""
+    theirs = library("flow_warp_call")
+    for c, size, offset, gap, last in itertools.product(
+        (3, 5, 6, 8, 37, 64, 512), (2, 4), (0, 1, 2), (0, 1, 2), (0, 1)
+    ):
+        dtype = {2: "float16", 4: "float32"}[size]
+        h, w = 2, 3
+        strides = (h * w * c + gap, 1, w * c + gap, c) if last else (h * w * c, h * w, w, 1)
+        memory = np.zeros(4096 + h * w * c, np.float16 if size == 2 else np.float32)
+        x = memory[-memory.ctypes.data % 256 // size + offset :]
+        views = [view(x, (1, c, h, w), strides, dtype)] * 2
+        launch = warp.flow_warp(views[0], views[0], views[1], nearest=False, border=False)
+        numbers = np.array([1, c, h, w]), np.array(strides * 3)
+        plan = theirs.call("flow_warp_plan", x, x, *numbers, {2: 1, 4: 0}[size])
+        assert launch.kernel.vector == plan // 100, (c, size, offset, gap, last)
+
+
+LAYER = nvrtc.Conv3x3("bfloat16", 5, 3)
+
+
+@needs_nvrtc
 def test_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = nvrtc.compile_kernel(LAYER, "compute_80")
-    assert [file.suffix for file in cache.iterdir()] == [".ptx"]
+    assert [first] == list(cache.iterdir())
+    assert first.suffix == ".ptx"
+    assert b".entry conv3x3" in first.read_bytes()
     compiled: list[str] = []
-    monkeypatch.setattr(compiler, "_compile", lambda source, arch: compiled.append(arch) or b"new")
+    monkeypatch.setattr(compiler, "_compile", lambda entry, source, arch: compiled.append(arch) or b"new")
     assert nvrtc.compile_kernel(LAYER, "compute_80") == first
-    assert nvrtc.compile_kernel(replace(LAYER, activation="relu"), "compute_80") == b"new"
-    assert nvrtc.compile_kernel(LAYER, "compute_90") == b"new"
-    assert nvrtc.compile_kernel(LAYER, "sm_90") == b"new"
+    others = [
+        nvrtc.compile_kernel(replace(LAYER, activation="relu"), "compute_80"),
+        nvrtc.compile_kernel(LAYER, "compute_90"),
+        nvrtc.compile_kernel(LAYER, "sm_90"),
+    ]
     assert compiled == ["compute_80", "compute_90", "sm_90"]
     monkeypatch.setattr(compiler, "OPTIONS", (*compiler.OPTIONS, "-lineinfo"))
-    assert nvrtc.compile_kernel(LAYER, "compute_80") == b"new"
-    assert len(list(cache.iterdir())) == 5
+    others.append(nvrtc.compile_kernel(LAYER, "compute_80"))
+    assert {file.read_bytes() for file in others} == {b"new"}
+    assert sorted([first, *others]) == sorted(cache.iterdir())
 
 
-@pytest.mark.skipif(nvrtc.obstacle() is not None, reason=str(nvrtc.obstacle()))
+@needs_nvrtc
 def test_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compiled lies somewhere all the same."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("VSR_KERNELS_CACHE_DIR", str(tmp_path / "file"))
-    monkeypatch.setattr(compiler, "_compile", lambda source, arch: b"new")
-    assert nvrtc.compile_kernel(LAYER, "compute_80") == b"new"
+    monkeypatch.setattr(compiler, "_compile", lambda entry, source, arch: b"new")
+    assert nvrtc.compile_kernel(LAYER, "compute_80").read_bytes() == b"new"
 
 
-@pytest.mark.skipif(nvrtc.obstacle() is not None, reason=str(nvrtc.obstacle()))
+@needs_nvrtc
 def test_a_failed_compilation_says_why(cache: Path) -> None:
     with pytest.raises(RuntimeError, match=r"nvrtc\.compile_kernel: NVRTC failed for compute_1"):
         nvrtc.compile_kernel(LAYER, "compute_1")
@@ -161,14 +276,44 @@ def test_without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
         nvrtc.compile_kernel(LAYER, "compute_80")
 
 
+def test_one_thread_compiles_while_calls_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kernel once, one after the other, and not in the caller's thread."""
+    at_work, done = threading.Event(), threading.Event()
+    made: list[tuple[object, str, bool]] = []
+
+    def compile_kernel(kernel: object, arch: str) -> Path:
+        at_work.set()
+        assert done.wait(60)
+        made.append((kernel, arch, threading.current_thread() is threading.main_thread()))
+        return Path(arch)
+
+    monkeypatch.setattr(background, "compile_kernel", compile_kernel)
+    found = background.Compilations()
+    other = replace(LAYER, activation="relu")
+    assert not found.ready(LAYER, "sm_80")
+    assert at_work.wait(60)
+    assert not found.ready(LAYER, "sm_80")
+    assert not found.ready(other, "sm_80")
+    done.set()
+    found.join()
+    assert found.ready(LAYER, "sm_80")
+    assert found.ready(other, "sm_80")
+    assert found.wait(LAYER, "sm_80") == Path("sm_80")
+    assert made == [(LAYER, "sm_80", False), (other, "sm_80", False)]
+    assert found.wait(LAYER, "sm_90") == Path("sm_90")
+    assert made[-1] == (LAYER, "sm_90", True)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"dtype": "float64"}, "dtype: expected one of float16, bfloat16, float32, got 'float64'"),
         ({"activation": "gelu"}, "activation: expected one of none, relu, leaky_relu, prelu, got 'gelu'"),
-        ({"c_in": 0}, "c_in: expected at least 1, got 0"),
+        ({"c_in": -1}, "c_in: expected at least 0, got -1"),
+        ({"c_out": 0}, "c_out: expected at least 1, got 0"),
+        ({"r": 2}, "c_out: expected a multiple of r^2 = 4, got 3"),
         ({"rows": 10}, "rows: expected one of 8, 16, got 10"),
-        ({"in_channels": (1, 2)}, "in_channels: expected c_in = 5 channel numbers, got 2"),
+        ({"in_channels": (1, 2)}, "in_channels: expected c_in = 5 channel numbers, or None for none, got 2"),
         ({"in_channels": (1, 2, 3, 4, 4)}, "in_channels: expected distinct channel numbers, got [4]"),
         ({"c_total": 4}, "c_total: expected 0 exactly where out_channels is None, got 4"),
         ({"out_channels": (1, 2, 4), "c_total": 4}, "out_channels: expected channel numbers in [0, 4), got [4]"),
@@ -177,5 +322,17 @@ def test_without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_bad_constants(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"nvrtc.SparseConv: {message}")):
+    with pytest.raises(ValueError, match=re.escape(f"nvrtc.Conv3x3: {message}")):
         replace(LAYER, **change)
+
+
+def test_images_that_are_too_large() -> None:
+    """Said before anything is compiled; the compiled launchers cut them into several launches."""
+    x = View(0, (65536, 8, 4, 4), (128, 1, 32, 8), "float16", None)
+    with pytest.raises(ValueError, match=r"flow_warp: x: expected at most 65535 images of 524280 rows, got shape"):
+        warp.flow_warp(x, x, x, nearest=False, border=False)
+    with pytest.raises(ValueError, match=r"conv3x3: x: expected a grid of at most"):
+        LAYER.grid(65536, 4, 4)
+    x = View(2, (1, 8, 2**19, 2**20), (0, 0, 0, 0), "float16", None)
+    with pytest.raises(ValueError, match="pixel_shuffle: x: expected at most 2147483647 blocks of 256 threads, got"):
+        shuffle.pixel_shuffle(x, x._replace(shape=(1, 2, 2**20, 2**21)), 2, channels_last=False, inverse=False)

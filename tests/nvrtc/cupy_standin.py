@@ -25,18 +25,20 @@ PROPERTIES = {
 }
 
 
-class _Gpu(nullcontext[None]):
+class Gpu(nullcontext[None]):
+    """A device, and that it is the current one."""
+
     id = 0
 
 
-GPU = _Gpu()
+GPU = Gpu()
 
 
 class DeviceArray(np.ndarray[Any, Any]):
     """What of ``cupy.ndarray`` the operators use."""
 
     @property
-    def device(self) -> _Gpu:  # type: ignore[override]
+    def device(self) -> Gpu:  # type: ignore[override]
         return GPU
 
     @property

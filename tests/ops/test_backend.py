@@ -56,7 +56,7 @@ def test_the_instruction_set_is_reported() -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    expected = "use_backend: name: expected one of cuda, triton, cpu, reference, got 'gpu'"
+    expected = "use_backend: name: expected one of cuda, triton, nvrtc, cpu, reference, got 'gpu'"
     with pytest.raises(ValueError) as caught, vsr_kernels.use_backend("gpu"):
         pass
     assert str(caught.value) == expected

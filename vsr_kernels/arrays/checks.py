@@ -15,6 +15,12 @@ from .library import Array, Library, is_dense
 FLOATING = ("float32", "float16", "bfloat16")
 
 
+def _kind(x: object) -> str:
+    """The name of a type, with its library where that of arrays does not tell it."""
+    name = type(x).__name__
+    return f"{type(x).__module__.partition('.')[0]}.{name}" if name == "ndarray" else name
+
+
 class Checks:
     """The checks, for arrays of one library."""
 
@@ -24,7 +30,7 @@ class Checks:
     def image(self, op: str, name: str, x: Any, dtypes: Sequence[str] = FLOATING) -> Array:
         """Check a floating array of shape (N, C, H, W)."""
         if not isinstance(x, self.library.array):
-            fail(op, name, "an array (N, C, H, W)", type(x).__name__, TypeError)
+            fail(op, name, "an array (N, C, H, W)", _kind(x), TypeError)
         if not (x.dtype.isnative and x.dtype.name in dtypes):
             fail(op, name, f"{', '.join(dtypes[:-1])} or {dtypes[-1]}", x.dtype, TypeError)
         if x.ndim != 4:
@@ -34,7 +40,7 @@ class Checks:
     def like(self, op: str, name: str, t: Any, x: Array, dtypes: Sequence[Any] | None = None) -> Array:
         """Check that ``t`` is an array of ``x``'s dtype (or of one of ``dtypes``)."""
         if not isinstance(t, self.library.array):
-            fail(op, name, "an array", type(t).__name__, TypeError)
+            fail(op, name, "an array", _kind(t), TypeError)
         allowed = (x.dtype,) if dtypes is None else tuple(np.dtype(d) for d in dtypes)
         if t.dtype not in allowed:
             fail(op, name, " or ".join(str(d) for d in dict.fromkeys(allowed)), t.dtype, TypeError)

@@ -113,7 +113,7 @@ class Conv3x3:
         """
         blocks = (-(-w // self.layout.width) * self.layout.column_blocks, -(-h // self.rows), n)
         if max(h, w) > MAX_SIZE or any(size > most for size, most in zip(blocks, MAX_GRID, strict=True)):
-            fail("nvrtc.Conv3x3", "n, h, w", f"a grid of at most {MAX_GRID} blocks", blocks)
+            fail("conv3x3", "x", f"a grid of at most {MAX_GRID} blocks", blocks)
         return blocks
 
     @property
