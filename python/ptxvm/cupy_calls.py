@@ -68,7 +68,7 @@ class RawKernel:
         """Launch: as CuPy does, but that this waits."""
         if self.max_dynamic_shared_size_bytes:
             self.module.allow_shared(self.name, self.max_dynamic_shared_size_bytes)
-        visible = []
+        visible: list[tuple[int, int]] = []
         for first, end in sorted(self.machine.extents, key=lambda extent: extent[0] - extent[1]):  # largest first
             if not any(first >= begin and end <= behind for begin, behind in visible):
                 self.module.memory.attach_host(first, end - first)

@@ -291,6 +291,35 @@ def test_triton_by_choice(monkeypatch: pytest.MonkeyPatch) -> None:
         backend.choose("conv3x3", X.bfloat16())
 
 
+def test_run_time_compilation_by_choice(gpu: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes before every other kernel then, on a GPU that its kernels run on."""
+    gpu(8, 0)
+    monkeypatch.setattr(backend._state, "forced", "nvrtc")
+    for op in backend.OPERATORS:
+        assert backend.choose(op, OnGpu(torch.bfloat16)) == "nvrtc"
+    assert backend.choose("conv3x3", OnGpu(torch.float64)) == "reference"
+    with pytest.raises(RuntimeError, match=r"use_backend\('nvrtc'\): expected a tensor on cuda, got one on cpu"):
+        which(X)
+    gpu(7, 5)
+    assert backend.choose("conv3x3", OnGpu(torch.float16)) == "nvrtc"
+    with pytest.raises(RuntimeError, match=r"^conv3x3: use_backend\('nvrtc'\): no kernel: the GPU .* float16 only"):
+        backend.choose("conv3x3", OnGpu(torch.bfloat16))
+
+
+def test_why_nothing_is_compiled_at_run_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same in the list and where it is forced; CuPy is not imported for the list."""
+    monkeypatch.setattr(backend._state, "nvrtc_error", None)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with (
+        pytest.raises(RuntimeError, match=r"nvrtc is not available: this torch \(.*\) has no CUDA"),
+        vsr_kernels.use_backend("nvrtc"),
+    ):
+        pass
+    monkeypatch.setattr(backend._state, "nvrtc_error", None)
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: None)
+    assert vsr_kernels.backends()["nvrtc"] == (False, backend.OPERATORS, "the package cupy is not installed")
+
+
 def test_a_missing_triton_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend._state, "triton_error", None)
     monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: None)

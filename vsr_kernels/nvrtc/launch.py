@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -59,6 +59,9 @@ class Limits(NamedTuple):
     shared_per_multiprocessor: int
 
 
+Arguments: TypeAlias = tuple[View | np.generic | None, ...]
+
+
 class Launch(NamedTuple):
     """One launch of a kernel.
 
@@ -73,7 +76,7 @@ class Launch(NamedTuple):
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
     shared_bytes: int
-    arguments: tuple[View | np.generic | None, ...]
+    arguments: Arguments
 
 
 def element_bytes(dtype: str) -> int:

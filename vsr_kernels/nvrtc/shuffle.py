@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..checks import fail
-from .launch import MAX_GRID, Launch, View, element_bytes, long, longs
+from .launch import MAX_GRID, Arguments, Launch, View, element_bytes, long, longs
 
 #: Threads of a block: kShuffleThreads.
 THREADS = 256
@@ -122,7 +122,7 @@ def pixel_shuffle(x: View, out: View, r: int, *, channels_last: bool, inverse: b
         op = "pixel_unshuffle" if inverse else "pixel_shuffle"
         fail(op, "x", f"at most {MAX_GRID[0]} blocks of {THREADS} threads", f"shape {x.shape}")
     kernel = PixelShuffle(size, c, r, channels_last, inverse, form, pixels, on_vectors)
-    arguments = (x, out, *longs((n, h, w)), long(units), np.int32(staged), np.int32(stretches))
+    arguments: Arguments = (x, out, *longs((n, h, w)), long(units), np.int32(staged), np.int32(stretches))
     return Launch(kernel, (blocks, 1, 1), (THREADS, 1, 1), shared, arguments)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..checks import fail
-from .launch import MAX_GRID, Launch, View, element_bytes, longs
+from .launch import MAX_GRID, Arguments, Launch, View, element_bytes, longs
 
 ELEMENTS = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
@@ -97,7 +97,7 @@ def flow_warp(x: View, flow: View, out: View, *, nearest: bool, border: bool) ->
     if max(h, w) > MAX_SIZE or any(size > most for size, most in zip(grid, MAX_GRID, strict=True)):
         fail("flow_warp", "x", f"at most {MAX_GRID[2]} images of {MAX_GRID[1] * ROWS} rows", f"shape {x.shape}")
     kernel = FlowWarp(x.dtype, flow.dtype, c, nearest, border, _vector(x, out))
-    arguments = (x, flow, out, *longs((h, w, *x.strides, *flow.strides, *out.strides)))
+    arguments: Arguments = (x, flow, out, *longs((h, w, *x.strides, *flow.strides, *out.strides)))
     return Launch(kernel, grid, (PIXELS, ROWS, 1), 0, arguments)
 
 
