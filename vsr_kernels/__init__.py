@@ -3,7 +3,7 @@
 Importing this package never compiles anything and never fails for want of a GPU, a compiler, torch or an optional
 package. The compiled torch operators that were installed are loaded at once where torch is imported already, else with
 the first name that is asked for; :func:`backends` tells what can be used and why not the rest. :mod:`vsr_kernels.numpy`
-works without torch and does not import it.
+and :mod:`vsr_kernels.cupy` work without torch and do not import it.
 """
 
 from __future__ import annotations

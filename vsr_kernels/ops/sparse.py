@@ -48,7 +48,8 @@ def sparse_conv3x3(
         bias: (C_out,) or None.
         in_channels: distinct channel numbers of ``x``, int64 or a sequence of ints; None takes all. Lists and CPU
             tensors are checked, and copied where ``x`` is on a GPU; the values of a tensor on a GPU are not read, which
-            would wait for it: numbers out of range there make the kernel read and write outside of its tensors.
+            would wait for it: numbers out of range there make the kernel read and write outside of its tensors. (Where
+            CuPy is installed, a kernel is compiled for the list, which is then read, and checked, once.)
         out_channels: C_out distinct channel numbers of ``residual``, given likewise, or None.
         residual: (N, C_res, H, W). With ``out_channels`` the result is added to those channels and the others are
             copied; without, C_res = C_out and the result is added to all of it.
