@@ -261,3 +261,11 @@ def test_lists_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
         nobody_counts = torch.tensor([5])
         assert read.read(nobody_counts) == (5,)
         assert read.get(nobody_counts) is None
+
+
+def test_another_packing_is_refused(machine: Machine) -> None:
+    ops = getattr(torch.ops, registration.NVRTC)
+    packed = ops.conv3x3_pack(weight(4, 8), None, None, 0.0, "none", 1, True, False)
+    with pytest.raises(ValueError, match=r"^conv3x3: packed: expected the \d+ bytes that packing these weights gives"):
+        ops.conv3x3(image(1, 8, 2, 3), weight(12, 8), None, None, 0.0, None, "none", 1.0, 1, False, True, packed)
+    assert [name for name, *_ in machine.launches] == ["conv3x3_pack"]

@@ -330,14 +330,14 @@ def test_a_missing_triton_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None
         pass
 
 
-def test_importing_the_package_does_not_import_triton() -> None:
-    """Nor does a call that needs none: it takes a second."""
+def test_importing_the_package_imports_neither_triton_nor_cupy() -> None:
+    """Nor does a call that needs none: each takes a second."""
     code = "import sys, torch, vsr_kernels; vsr_kernels.pixel_shuffle(torch.zeros(1, 4, 2, 2), 2); "
-    code += "print('vsr_kernels.triton' in sys.modules)"
+    code += "print('vsr_kernels.triton' in sys.modules, 'cupy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     needed = not backend._state.kernels["cuda"] and torch.cuda.is_available()
-    assert done.stdout.strip() == str(needed)
+    assert done.stdout.strip() == f"{needed} False"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")

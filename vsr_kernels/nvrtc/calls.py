@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+from ..checks import fail
 from . import conv, pack
 from .launch import Launch, Limits, View
 from .layout import Layout
@@ -58,11 +59,14 @@ class Convolution(NamedTuple):
     packed: Array | None = None
 
 
+def _layout(weight: View, call: Convolution) -> Layout:
+    return Layout.of(weight.shape[1], weight.shape[0], call.r, weight.dtype, call.exact)
+
+
 def packing(arrays: Arrays, call: Convolution) -> tuple[Array, Launch]:
     """Room for the packed weights of a call, and the launch that fills it."""
     weight = arrays.view(call.weight)
-    layout = Layout.of(weight.shape[1], weight.shape[0], call.r, weight.dtype, call.exact)
-    packed = arrays.bytes_beside(call.weight, layout.packed_bytes)
+    packed = arrays.bytes_beside(call.weight, _layout(weight, call).packed_bytes)
     bias, slope = (None if t is None else arrays.view(arrays.vector(t)) for t in (call.bias, call.slope))
     launch = pack.pack(
         weight,
@@ -86,17 +90,23 @@ def convolution(arrays: Arrays, limits: Limits, out: Array, x: Array, call: Conv
         out: dense channels_last, from a multiple of 16 bytes on.
         x: (N, C, H, W), any strides.
         call: the rest.
+
+    Raises:
+        ValueError: what is packed is something else, or the images are too large for one launch.
     """
     launches = []
     packed = call.packed
     if packed is None:
         packed, launch = packing(arrays, call)
         launches.append(launch)
+    found, needed = arrays.view(packed), _layout(arrays.view(call.weight), call).packed_bytes
+    if (found.dtype, found.shape) != ("uint8", (needed,)):
+        fail("conv3x3", "packed", f"the {needed} bytes that packing these weights gives", f"shape {found.shape}")
     residual = None if call.residual is None else arrays.view(arrays.dense_on_vectors(call.residual))
     launches.append(
         conv.conv3x3(
             arrays.view(x),
-            arrays.view(packed),
+            found,
             residual,
             arrays.view(out),
             limits,

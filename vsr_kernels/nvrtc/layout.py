@@ -83,6 +83,15 @@ class Layout(NamedTuple):
     def _stage_bytes(self) -> int:
         return (1 if self.columns >= 32 else 2) * 3 * self.parts * self.columns * 32
 
+    def _read_bytes(self, rows: int) -> int:
+        """A tile with its halo, and the stages of weights that are there or on their way."""
+        stages = 4 if self.parts == 1 else 2
+        return (rows + 2) * (self.width + 2) * self._pixel_bytes + stages * self._stage_bytes
+
+    def _assembled_bytes(self, rows: int) -> int:
+        """The sums of a tile, and the places of 64 channels."""
+        return (rows * self.width * self.columns + 64) * 4
+
     def _stages(self) -> Iterator[int]:
         """Of each block of input channels."""
         block, step = self._pixel_bytes // self.element_bytes, 32 // self.element_bytes
@@ -93,11 +102,11 @@ class Layout(NamedTuple):
 
     def shared_bytes(self, rows: int, listed: bool) -> int:
         """Dynamic shared memory of a block; ``listed``: outputs go to a list of channels."""
-        needed = [(rows + 2) * (self.width + 2) * self._pixel_bytes + (4 if self.parts == 1 else 2) * self._stage_bytes]
+        needed = [self._read_bytes(rows)]
         if not self.vectors and self.column_blocks == 1:
             needed.append(rows * self.r * (-(-self.width * self.run_bytes // 16) * 16 + 32))
         if listed or not (self.vectors or self.column_blocks == 1):
-            needed.append((rows * self.width * self.columns + 64) * 4)
+            needed.append(self._assembled_bytes(rows))
         return max(needed)
 
     def rows(self, n: int, h: int, w: int, listed: bool, limits: Limits) -> int:
@@ -105,9 +114,7 @@ class Layout(NamedTuple):
         best: tuple[int, int] | None = None
         chosen = 0
         for rows in self.heights:
-            assembled = (rows * self.width * self.columns + 64) * 4 if listed else 0
-            plain = (rows + 2) * (self.width + 2) * self._pixel_bytes
-            shared = max(plain + (4 if self.parts == 1 else 2) * self._stage_bytes, assembled)
+            shared = max(self._read_bytes(rows), self._assembled_bytes(rows) if listed else 0)
             if shared > limits.shared_per_block:
                 continue
             tiles = n * self.column_blocks * -(-h // rows) * -(-w // self.width)
