@@ -18,7 +18,7 @@ from setuptools import Distribution
 from setuptools._distutils.ccompiler import new_compiler
 
 import vsr_kernels
-from vsr_kernels import build
+from vsr_kernels import build, nvrtc
 
 ROOT = Path(vsr_kernels.__file__).resolve().parent.parent
 CHECKOUT = (ROOT / "setup.py").is_file()
@@ -57,7 +57,7 @@ def included(path: Path) -> set[Path]:
 
 
 def test_sources_exist_and_none_is_forgotten() -> None:
-    """Every file of csrc is compiled into an object or is included; objects share the core and nothing else."""
+    """Every file of csrc is compiled, into an object or at run time, or is included; objects share the core alone."""
     listed = [source for sources in build.SOURCES.values() for source in sources]
     assert {source for source in listed if listed.count(source) > 1} == set(build.CORE)
     assert [listed.count(source) for source in build.CORE] == [2] * len(build.CORE)
@@ -66,6 +66,8 @@ def test_sources_exist_and_none_is_forgotten() -> None:
         path = build.source_root() / source
         assert path.is_file(), path
         used |= included(path)
+    for name in re.findall(r'#include "([^"]+)"', nvrtc.Conv3x3("float16", 8, 8).source):
+        used |= included(build.source_root() / name)
     assert {path for path in build.source_root().rglob("*") if path.suffix in SUFFIXES} == used
 
 
