@@ -213,21 +213,19 @@ def test_shuffles(
 
 
 def test_vectors_of_a_warp_are_the_compiled_ones(library: Callable[[str], Library]) -> None:
-    """For every alignment of images and rows, channels side by side or not."""
+    """For alignments of images, rows and pixels; channels side by side, with others between pixels, or in planes."""
     theirs = library("flow_warp_call")
-    for c, size, offset, gap, last in itertools.product(
-        (3, 5, 6, 8, 37, 64, 512), (2, 4), (0, 1, 2), (0, 1, 2), (0, 1)
-    ):
-        dtype = {2: "float16", 4: "float32"}[size]
-        h, w = 2, 3
-        strides = (h * w * c + gap, 1, w * c + gap, c) if last else (h * w * c, h * w, w, 1)
-        memory = np.zeros(4096 + h * w * c, np.float16 if size == 2 else np.float32)
+    n, h, w = 1, 2, 3
+    for c, size, offset, gap, room in itertools.product((3, 6, 8, 37, 64), (2, 4), (0, 1), (0, 1, 2), (0, 1, 8)):
+        pitch = -(-c // max(room, 1)) * max(room, 1)  # elements from a pixel to the next
+        strides = (h * w * pitch + gap, 1, w * pitch + gap, pitch) if room else (h * w * c, h * w, w, 1)
+        memory = np.zeros(4096, {2: np.float16, 4: np.float32}[size])
         x = memory[-memory.ctypes.data % 256 // size + offset :]
-        views = [view(x, (1, c, h, w), strides, dtype)] * 2
-        launch = warp.flow_warp(views[0], views[0], views[1], nearest=False, border=False)
-        numbers = np.array([1, c, h, w]), np.array(strides * 3)
+        image = view(x, (n, c, h, w), strides, str(memory.dtype))
+        launch = warp.flow_warp(image, image, image, nearest=False, border=False)
+        numbers = np.array([n, c, h, w]), np.array(strides * 3)
         plan = theirs.call("flow_warp_plan", x, x, *numbers, {2: 1, 4: 0}[size])
-        assert launch.kernel.vector == plan // 100, (c, size, offset, gap, last)
+        assert launch.kernel.vector == plan // 100, (c, size, offset, gap, room)
 
 
 LAYER = nvrtc.Conv3x3("bfloat16", 5, 3)

@@ -121,3 +121,13 @@ except ImportError as error:
 """
     )
     assert said == "vsr_kernels.cupy: the package cupy is not installed: pip install 'vsr-kernels[cupy]'\n"
+
+
+def test_more_shared_memory_than_kernels_have_by_default(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """High tiles are chosen where few multiprocessors have much to do; a launch has to ask for their memory."""
+    monkeypatch.setitem(cupy_standin.PROPERTIES, "multiProcessorCount", 1)
+    x, weight = draw(1, (1, 64, 16, 16), np.float16), draw(2, (64, 64, 3, 3), np.float16, 0.05)
+    judge(
+        ("conv3x3", {"x": x, "weight": weight}), vk.conv3x3(on_device(laid_out(x, "channels_last")), on_device(weight))
+    )
+    assert machine.launches[-1][2] > 48 << 10
