@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vsr.models import RepSRNet, SRVGGNet, load_model
+from vsr.models.base import enlarged
 
 
 @pytest.mark.parametrize("act_type", ["prelu", "relu", "leakyrelu"])
@@ -149,3 +150,12 @@ def test_bad_input() -> None:
         model(torch.rand(1, 1, 4, 4))
     with pytest.raises(TypeError, match=r"got torch\.uint8"):
         model(torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 4])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_enlarged_is_nearest_neighbour(factor: int, memory_format: torch.memory_format) -> None:
+    x = torch.rand(2, 3, 5, 7).contiguous(memory_format=memory_format)
+    large = enlarged(x, factor)
+    assert torch.equal(large, torch.nn.functional.interpolate(x, scale_factor=factor, mode="nearest"))
+    assert large.is_contiguous(memory_format=torch.channels_last) or factor == 1

@@ -38,6 +38,18 @@ def add_skip(y: Tensor, skip: Tensor) -> Tensor:
     return skip + y.to(skip.dtype)
 
 
+def enlarged(frames: Tensor, factor: int) -> Tensor:
+    """Frames (N, C, H, W), channels_last, with every pixel as a block of ``factor`` x ``factor`` of them.
+
+    What ``F.interpolate(..., mode="nearest")`` gives, which takes five times as long for three channels on a CPU: here
+    columns are repeated in a small copy, and rows, which then are long, in the large one.
+    """
+    n, c, h, w = frames.shape
+    columns = frames.permute(0, 2, 3, 1).unsqueeze(3).expand(n, h, w, factor, c).reshape(n, h, 1, w * factor * c)
+    rows = columns.expand(n, h, factor, w * factor * c).reshape(n, h * factor, w * factor, c)
+    return rows.permute(0, 3, 1, 2)
+
+
 def fuses(skip: Tensor, weight: Tensor) -> bool:
     """Whether a convolution with ``weight`` can add ``skip`` without rounding it to a smaller dtype."""
     return skip.dtype == weight.dtype and not torch.is_autocast_enabled(skip.device.type)

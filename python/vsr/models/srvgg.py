@@ -6,10 +6,9 @@ import re
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsr.models.base import Upscaler, add_skip, check_frames, fuses
+from vsr.models.base import Upscaler, add_skip, check_frames, enlarged, fuses
 from vsr_kernels import conv_chain
 from vsr_kernels.nn import Conv3x3, KeepsPackedWeights
 
@@ -84,7 +83,7 @@ class SRVGGNet(Upscaler, KeepsPackedWeights):
         """
         check_frames(type(self).__name__, x, 4)
         x = x.contiguous(memory_format=torch.channels_last)
-        skip = x if self.scale == 1 else F.interpolate(x, scale_factor=self.scale, mode="nearest")
+        skip = enlarged(x, self.scale)
         convs = [self._conv(index) for index in range(0, len(self.body), 2)]
         weights = [conv.weight for conv in convs]
         fused = fuses(skip, weights[-1])

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsr.models import BasicVSR, SRVGGNet
-from vsr.models.base import Upscaler, add_skip, check_frames, fuses
+from vsr.models.base import Upscaler, add_skip, check_frames, enlarged, fuses
 from vsr.models.basicvsr import BasicVSRState
 from vsr.training.blocks import BLOCKS, MergingBlock
 from vsr_kernels import conv3x3, residual_block
@@ -111,7 +111,7 @@ class RepSRTraining(Reparameterised):
             else:
                 weight, bias = cast(Block, block).merged_parameters()
                 y = conv3x3(y, weight, bias, activation="prelu", slope=slope)
-        skip = x if self.scale == 1 else F.interpolate(x, scale_factor=self.scale, mode="nearest")
+        skip = enlarged(x, self.scale)
         if fuses(skip, self.tail.weight):
             return conv3x3(y, self.tail.weight, self.tail.bias, residual=skip, pixel_shuffle=self.scale)
         return add_skip(conv3x3(y, self.tail.weight, self.tail.bias, pixel_shuffle=self.scale), skip)
