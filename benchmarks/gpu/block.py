@@ -6,10 +6,12 @@ import ctypes
 import functools
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from .case import Bits, Case, bits, image, longs, pixels, pointer, poisoned, random, require_close
 from .conv import ACTIVATIONS, BFLOAT16, Conv, Operands, convolve, convolve_in_triton, weights
+from .in_triton import launched_by
 from .machine import Launched, Machine
 
 LIBRARY = "residual_block_call"
@@ -64,10 +66,25 @@ def run_triton(c: int, h: int, w: int, machine: Machine) -> Sequence[Launched]:
     return [launched, convolve_in_triton(machine, last, Conv(c, c, h, w, activation="none"))[0]]
 
 
+def run_by_operators(c: int, h: int, w: int, machine: Machine) -> Sequence[Launched]:
+    """By vsr_kernels/triton."""
+    first, second, expected = operands(c, h, w)
+    x = first.x.contiguous(memory_format=torch.channels_last)
+    settings = (None, 0.0, "relu", 1.0, False, True, None, None)
+    return launched_by(
+        machine,
+        lambda ops: ops.residual_block(x, first.weight, first.bias, second.weight, second.bias, *settings)[0],
+        expected,
+        f"residual block of {c} channels",
+    )
+
+
 def fused_case(key: str, c: int, h: int, w: int, height: int = 0) -> Case:
     """x + conv(relu(conv(x))) in one launch; ``height`` of the tile, 0: what the launcher chooses."""
     ours, triton = functools.partial(run_fused, c, h, w, height), functools.partial(run_triton, c, h, w)
-    return Case(key, f"residual block, {c} channels, fused, {h}x{w}", *work(c, h, w), ours, triton)
+    operators = functools.partial(run_by_operators, c, h, w)
+    title = f"residual block, {c} channels, fused, {h}x{w}"
+    return Case(key, title, *work(c, h, w), ours, triton, operators=operators)
 
 
 def two_case(key: str, c: int, h: int, w: int) -> Case:

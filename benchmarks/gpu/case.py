@@ -35,6 +35,7 @@ class Case:
         compulsory: bytes of inputs and outputs, each once.
         ours: runs this package's kernels, checks the result, and says what was launched.
         triton: the same for the baseline; None without one.
+        operators: the same for this package's Triton kernels; None where they are not counted.
         units: what instructions are counted by where there are no matrix products; nan where there are.
         unit: its name.
     """
@@ -47,6 +48,7 @@ class Case:
     triton: Run | None = None
     units: float = field(default=float("nan"))
     unit: str = "MMA"
+    operators: Run | None = None
 
 
 def bits(x: Tensor) -> Bits:

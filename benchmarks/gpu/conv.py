@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .case import Bits, Case, bits, ceil_div, image, longs, pixels, pointer, poisoned, random, require_close
+from .in_triton import launched_by
 from .machine import Launched, Machine
 
 LIBRARY = "conv3x3_call"
@@ -150,6 +151,18 @@ def convolve_in_triton(machine: Machine, o: Operands, conv: Conv) -> tuple[Launc
     return launched, image(out).bfloat16()
 
 
+def convolve_by_operators(machine: Machine, o: Operands, conv: Conv) -> Sequence[Launched]:
+    """By vsr_kernels/triton."""
+    x = o.x.contiguous(memory_format=torch.channels_last)
+    settings = (o.residual, conv.activation, 1.0, conv.r, False, True, None)
+    return launched_by(
+        machine,
+        lambda ops: ops.conv3x3(x, o.weight, o.bias, o.slope, 0.0, *settings)[0],
+        o.expected(conv),
+        str(conv),
+    )
+
+
 def case(key: str, title: str, conv: Conv, baseline: bool = True) -> Case:
     """A dense convolution."""
     result = conv.h * conv.w * conv.c_out
@@ -161,6 +174,7 @@ def case(key: str, title: str, conv: Conv, baseline: bool = True) -> Case:
         moved,
         lambda machine: convolve(machine, operands(conv), conv)[0],
         (lambda machine: [convolve_in_triton(machine, operands(conv), conv)[0]]) if baseline else None,
+        operators=lambda machine: convolve_by_operators(machine, operands(conv), conv),
     )
 
 
@@ -197,10 +211,29 @@ def sparse_in_triton(h: int, w: int, machine: Machine) -> Sequence[Launched]:
     return [launched, copied, convolve_in_triton(machine, second, conv2)[0]]
 
 
+def sparse_by_operators(h: int, w: int, machine: Machine) -> Sequence[Launched]:
+    """By vsr_kernels/triton; torch copies the channels that stay as they are."""
+    from .shuffle import copy_in_triton
+
+    first, conv1, conv2, weight, bias = pruned(h, w)
+    x, kept = first.x.contiguous(memory_format=torch.channels_last), first.in_channels
+    hidden = first.expected(conv1).bfloat16()
+    second = Operands(hidden, weight, bias, residual=first.x, out_channels=kept)
+    copied = copy_in_triton(machine, pixels(first.x), np.zeros_like(pixels(first.x)))
+    settings = (None, 0.0, kept, kept, conv1.activation, False, True, None, None)
+    launched = launched_by(
+        machine,
+        lambda ops: ops.sparse_residual_block(x, first.weight, first.bias, weight, bias, *settings)[0],
+        second.expected(conv2),
+        "sparse residual block",
+    )
+    return [launched[0], copied, launched[1]]
+
+
 def sparse_case(key: str, h: int, w: int) -> Case:
     """The residual block of a pruned network: 32 of 64 channels are left."""
     flops = 2 * 2.0 * 9 * KEPT * KEPT * h * w
     moved = 2 * (2 * CHANNELS * h * w + 2 * 9 * KEPT * KEPT)
     title = f"sparse residual block, {KEPT} of {CHANNELS} channels, {h}x{w}"
     ours, triton = functools.partial(sparse_by_ours, h, w), functools.partial(sparse_in_triton, h, w)
-    return Case(key, title, flops, moved, ours, triton)
+    return Case(key, title, flops, moved, ours, triton, operators=functools.partial(sparse_by_operators, h, w))

@@ -27,8 +27,8 @@ class Row:
     triton: Total | None
 
 
-def counts_table(rows: Sequence[Row]) -> str:
-    """What the kernels do on one device."""
+def counts_table(rows: Sequence[Row], ours: str = "ours") -> str:
+    """What the kernels do on one device; ``ours`` is the name of what is not the baseline."""
     head = [
         "operator",
         "kernels",
@@ -47,9 +47,9 @@ def counts_table(rows: Sequence[Row]) -> str:
     ]
     lines = [_line(head), _line(["---"] * 2 + ["---:"] * 3 + ["---"] + ["---:"] * 8)]
     for row in rows:
-        for name, found in (("ours", row.ours), ("Triton", row.triton)):
+        for name, found in ((ours, row.ours), ("Triton", row.triton)):
             if found is not None:
-                lines.append(_line([row.title if name == "ours" else "", name, *_figures(found, row.unit)]))
+                lines.append(_line([row.title if name == ours else "", name, *_figures(found, row.unit)]))
     return "\n".join(lines)
 
 
@@ -128,9 +128,27 @@ def sections(rows: dict[str, list[Row]]) -> str:
     return "\n\n".join(parts)
 
 
-def write_between_marks(path: Path, text: str) -> None:
-    """Replace what stands between the two marks of a markdown file."""
-    marks = ("<!-- generated: begin -->", "<!-- generated: end -->")
+def operators_sections(rows: dict[str, list[Row]]) -> str:
+    """The tables of this package's Triton kernels, as markdown; rows hold them as ``ours``."""
+    gpus = [gpu for gpu in GPUS if gpu.name in rows]
+    head = ["operator", *(cell for gpu in gpus for cell in (f"{gpu.name}, µs", "bound by"))]
+    lines = [_line(head), _line(["---"] + ["---:", "---"] * len(gpus))]
+    for each in zip(*(rows[gpu.name] for gpu in gpus), strict=True):
+        cells = [each[0].title]
+        for gpu, row in zip(gpus, each, strict=True):
+            best, worst = predict_range(row.ours, gpu)
+            cells += [span(best.seconds, worst.seconds), worst.limit]
+        lines.append(_line(cells))
+    parts = [f"### Times, {LABEL}", "\n".join(lines)]
+    for gpu in gpus:
+        parts += [f"### {gpu.name}: counts of Triton kernels (sm_{gpu.target})"]
+        parts += [counts_table(rows[gpu.name], "in Triton")]
+    return "\n\n".join(parts)
+
+
+def write_between_marks(path: Path, text: str, name: str = "generated") -> None:
+    """Replace what stands between the two marks of this name in a markdown file."""
+    marks = (f"<!-- {name}: begin -->", f"<!-- {name}: end -->")
     before = path.read_text()
     pattern = re.compile(f"({re.escape(marks[0])}\n).*({re.escape(marks[1])})", re.DOTALL)
     after, count = pattern.subn(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", before)

@@ -6,10 +6,12 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .case import Bits, Case, ceil_div, image, longs, pixels, poisoned, random, require_close
+from .in_triton import launched_by
 from .machine import Launched, Machine
 
 
@@ -66,9 +68,16 @@ def run_triton(p: Shuffle, machine: Machine) -> Sequence[Launched]:
     return [launched]
 
 
+def run_by_operators(p: Shuffle, machine: Machine) -> Sequence[Launched]:
+    """By vsr_kernels/triton."""
+    x = random(1, 1, p.channels, p.h, p.w).contiguous(memory_format=torch.channels_last)
+    return launched_by(machine, lambda ops: ops.pixel_shuffle(x, p.r), F.pixel_shuffle(x.float(), p.r), str(p))
+
+
 def case(key: str, p: Shuffle) -> Case:
     """A row of the table; instructions are counted by what a warp stores at once with 16 bytes per lane."""
     size = 2 * p.channels * p.h * p.w
     title = f"pixel_shuffle({p.r}), {p.channels} channels, {p.h}x{p.w}"
     ours, triton = functools.partial(run_ours, p), functools.partial(run_triton, p)
-    return Case(key, title, 0.0, 2 * size, ours, triton, units=size / 512, unit="512 B")
+    operators = functools.partial(run_by_operators, p)
+    return Case(key, title, 0.0, 2 * size, ours, triton, units=size / 512, unit="512 B", operators=operators)

@@ -13,6 +13,7 @@ from torch import Tensor
 from vsr_kernels import reference
 
 from .case import Bits, Case, bits, ceil_div, image, pixels, poisoned, random, require_close
+from .in_triton import launched_by
 from .machine import Launched, Machine
 
 CHANNELS = 64
@@ -71,6 +72,13 @@ def run_triton(h: int, w: int, machine: Machine) -> Sequence[Launched]:
     return [launched]
 
 
+def run_by_operators(h: int, w: int, machine: Machine) -> Sequence[Launched]:
+    """By vsr_kernels/triton."""
+    x, flow = operands(h, w)
+    expected = reference.flow_warp(x.float(), flow)
+    return launched_by(machine, lambda ops: ops.flow_warp(x, flow, "bilinear", "zeros"), expected, "flow_warp")
+
+
 def run_ours_backward(h: int, w: int, machine: Machine) -> Sequence[Launched]:
     """By csrc/cuda/flow_warp_backward.cu: sums of the scatter, then their rounding to bfloat16."""
     x, flow = operands(h, w)
@@ -125,4 +133,5 @@ def case(key: str, h: int, w: int, *, gradient: bool) -> Case:
         functools.partial(run_triton_backward if gradient else run_triton, h, w),
         units=h * w / PIXELS_PER_UNIT,
         unit="4 pixels",
+        operators=None if gradient else functools.partial(run_by_operators, h, w),
     )

@@ -12,7 +12,7 @@ from gpu.cases import gate_cases
 from gpu.counts import Counts, Total
 from gpu.devices import GPUS, MMA_FLOPS
 from gpu.model import FILL_CYCLES, KEPT_BY_L2, LAUNCH, predict, predict_launch, predict_range, roofline
-from gpu.report import LABEL, Row, plot, sections, span, write_between_marks
+from gpu.report import LABEL, Row, operators_sections, plot, sections, span, write_between_marks
 
 A100, RTX4090, H100 = GPUS
 COUNTS = Counts(
@@ -182,6 +182,24 @@ def test_every_table_of_times_says_that_they_are_modelled(tmp_path: Path) -> Non
     document.write_text("no marks")
     with pytest.raises(ValueError, match="expected the marks"):
         write_between_marks(document, text)
+
+
+def test_tables_of_the_triton_operators(tmp_path: Path) -> None:
+    """One table of times for all devices, one of counts for each, between marks of their own."""
+    ours = {name: [replace(row, triton=None) for row in some] for name, some in rows().items()}
+    text = operators_sections(ours)
+    tables = [part for part in text.split("\n\n") if part.startswith("|")]
+    assert f"### Times, {LABEL}" in text
+    assert [len(table.splitlines()) for table in tables] == [4] * 4
+    assert all(len({line.count("|") for line in table.splitlines()}) == 1 for table in tables)
+    assert all("| conv a | in Triton |" in table for table in tables[1:])
+    document = tmp_path / "page.md"
+    document.write_text(
+        "<!-- generated: begin -->\nkept\n<!-- generated: end -->\n<!-- o: begin -->\n<!-- o: end -->\n"
+    )
+    write_between_marks(document, text, "o")
+    assert "begin -->\nkept\n" in document.read_text()
+    assert text in document.read_text()
 
 
 def test_plot(tmp_path: Path) -> None:
