@@ -32,6 +32,7 @@ __all__ = [
     "pixel_shuffle",
     "pixel_unshuffle",
     "plan",
+    "quantized_conv3x3",
     "residual_block",
     "sparse_conv3x3",
     "sparse_residual_block",

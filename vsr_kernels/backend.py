@@ -30,6 +30,9 @@ OPERATORS = (
     "sparse_residual_block",
 )
 
+#: Operators with CPU kernels only.
+CPU_OPERATORS = ("quantized_conv3x3",)
+
 #: Operators on tensor cores, which Turing has for float16 only.
 TENSOR_CORE_OPERATORS = ("conv3x3", "residual_block", "sparse_conv3x3", "sparse_residual_block")
 
@@ -117,9 +120,11 @@ def _load_objects(cpu: Path, cuda: Path | None) -> None:
             _state.cuda_error = f"{cuda.name} could not be loaded: {error}"
     for device, key in (("cpu", "CPU"), ("cuda", "CUDA")):
         _state.kernels[device] = frozenset(
-            op for op in OPERATORS if torch._C._dispatch_has_kernel_for_dispatch_key(f"vsr_kernels::{op}", key)
+            op
+            for op in (*OPERATORS, *CPU_OPERATORS)
+            if torch._C._dispatch_has_kernel_for_dispatch_key(f"vsr_kernels::{op}", key)
         )
-    _state.kernels["meta"] = frozenset(OPERATORS)
+    _state.kernels["meta"] = frozenset((*OPERATORS, *CPU_OPERATORS))
 
 
 def _load_triton() -> None:
@@ -262,6 +267,8 @@ def _unfit(op: str, x: Tensor) -> str | None:
 
 def _unfit_for_triton(op: str, x: Tensor) -> str | None:
     """Why the Triton kernel of ``op`` cannot run on ``x``, or None."""
+    if op in CPU_OPERATORS:
+        return f"no Triton kernel of {op} exists"
     if interpreted():
         if op in TENSOR_CORE_OPERATORS and x.dtype == torch.bfloat16:
             return "Triton's interpreter multiplies matrices of bfloat16 wrongly"
@@ -325,7 +332,7 @@ def backends() -> dict[str, BackendStatus]:
         "triton": _triton_status(),
         "nvrtc": _nvrtc_status(),
         "cpu": BackendStatus(cpu_ok, _in_order("cpu"), cpu_detail),
-        "reference": BackendStatus(True, OPERATORS, f"plain PyTorch {torch.__version__}"),
+        "reference": BackendStatus(True, (*OPERATORS, *CPU_OPERATORS), f"plain PyTorch {torch.__version__}"),
     }
 
 
@@ -360,13 +367,13 @@ def _describe(index: int) -> str:
 
 
 def _in_order(device: str) -> tuple[str, ...]:
-    return tuple(op for op in OPERATORS if op in _state.kernels[device])
+    return tuple(op for op in (*OPERATORS, *CPU_OPERATORS) if op in _state.kernels[device])
 
 
 def cpu_isa() -> str:
-    """Instruction set of the CPU kernels: ``amx_bf16``, ``avx512_bf16``, ``avx512``, ``avx2`` or ``portable``.
+    """Instruction set of the CPU kernels.
 
-    The best one that the CPU has; the environment variable ``VSR_KERNELS_CPU_ISA`` (read once) names a lesser one.
+    ``amx_bf16``, ``avx512_bf16``, ``avx512_vnni``, ``avx512``, ``avx2`` or ``portable``: the best one that the CPU has; the environment variable ``VSR_KERNELS_CPU_ISA`` (read once) names a lesser one.
     ``none`` without compiled kernels.
     """
     load()

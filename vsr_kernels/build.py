@@ -43,7 +43,9 @@ CORE = [
     "cpu/kernels_avx2.cpp",
     "cpu/kernels_avx512.cpp",
     "cpu/kernels_avx512_bf16.cpp",
+    "cpu/kernels_avx512_vnni.cpp",
     "cpu/kernels_portable.cpp",
+    "cpu/quantized.cpp",
     "cpu/scratch.cpp",
 ]
 
@@ -52,6 +54,7 @@ SOURCES = {
         *CORE,
         "torch/conv_cpu.cpp",
         "torch/library.cpp",
+        "torch/quantized_cpu.cpp",
         "torch/shuffle_cpu.cpp",
         "torch/warp_cpu.cpp",
     ],

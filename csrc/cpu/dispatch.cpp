@@ -18,10 +18,14 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
-bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+
+// Every CPU with these instructions has those above.
+bool has_avx512_bf16() { return has_avx512_vnni() && __builtin_cpu_supports("avx512bf16"); }
 #else
 bool has_avx2() { return false; }
 bool has_avx512() { return false; }
+bool has_avx512_vnni() { return false; }
 bool has_avx512_bf16() { return false; }
 #endif
 
@@ -36,6 +40,7 @@ struct Choice {
 
 constexpr Choice kChoices[] = {{"amx_bf16", has_amx_bf16, kernels_amx_bf16},
                                {"avx512_bf16", has_avx512_bf16, kernels_avx512_bf16},
+                               {"avx512_vnni", has_avx512_vnni, kernels_avx512_vnni},
                                {"avx512", has_avx512, kernels_avx512},
                                {"avx2", has_avx2, kernels_avx2},
                                {"portable", [] { return true; }, kernels_portable}};
@@ -49,8 +54,8 @@ const Kernels& choose() {
       return choice.table();
     }
   }
-  throw std::runtime_error("VSR_KERNELS_CPU_ISA: expected portable, avx2, avx512, avx512_bf16 or amx_bf16, got " +
-                           name);
+  throw std::runtime_error(
+      "VSR_KERNELS_CPU_ISA: expected portable, avx2, avx512, avx512_vnni, avx512_bf16 or amx_bf16, got " + name);
 }
 
 }  // namespace

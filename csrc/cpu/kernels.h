@@ -9,6 +9,7 @@
 #include "core/pixel_shuffle.h"
 #include "cpu/conv3x3.h"
 #include "cpu/conv_wgrad.h"
+#include "cpu/quantized.h"
 
 namespace vsr::cpu {
 
@@ -34,6 +35,8 @@ struct Kernels {
   // Parts [begin, end) of plan.parts; then, from all of them, rows [begin, end) of plan.rows.
   void (*wgrad_parts)(const WeightGrad&, int64_t begin, int64_t end);
   void (*wgrad_sum)(const WeightGrad&, int64_t begin, int64_t end);
+  // Rows [begin, end) of N * H rows before the shuffle.
+  void (*quantized_conv3x3)(const QuantizedConv&, int64_t begin, int64_t end);
   // Units [begin, end) of shuffle_units().
   void (*pixel_shuffle)(const PixelShuffle&, int64_t begin, int64_t end);
 };
@@ -47,6 +50,7 @@ inline int64_t shuffle_units(const PixelShuffle& p) { return p.n * p.h * (p.chan
 const Kernels& kernels_portable();
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
+const Kernels& kernels_avx512_vnni();
 const Kernels& kernels_avx512_bf16();
 const Kernels& kernels_amx_bf16();
 

@@ -17,6 +17,8 @@ namespace {
 #include "cpu/conv3x3.inl.h"
 //
 #include "cpu/conv_wgrad.inl.h"
+//
+#include "cpu/conv_quantized.inl.h"
 
 void epilogue_backward(const EpilogueBackward& p, int64_t begin, int64_t end) {
   with_type(p.dtype, [&](auto element) { epilogue_backward_typed<decltype(element)>(p, begin, end); });

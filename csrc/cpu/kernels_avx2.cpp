@@ -39,6 +39,7 @@ const Kernels& kernels_avx2() {
                              .wgrad_plan = avx2::wgrad_plan,
                              .wgrad_parts = avx2::wgrad_parts,
                              .wgrad_sum = avx2::wgrad_sum,
+                             .quantized_conv3x3 = avx2::quantized_conv3x3,
                              .pixel_shuffle = avx2::pixel_shuffle};
   return table;
 #else

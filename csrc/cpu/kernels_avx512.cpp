@@ -41,6 +41,7 @@ const Kernels& kernels_avx512() {
                              .wgrad_plan = avx512::wgrad_plan,
                              .wgrad_parts = avx512::wgrad_parts,
                              .wgrad_sum = avx512::wgrad_sum,
+                             .quantized_conv3x3 = avx512::quantized_conv3x3,
                              .pixel_shuffle = avx512::pixel_shuffle};
   return table;
 #else

@@ -19,7 +19,7 @@
 //
 #include "cpu/vec_avx512_bf16.h"
 
-// Only what rounds much to bfloat16 differs from kernels_avx512.cpp.
+// Only what rounds much to bfloat16 differs from kernels_avx512.cpp and kernels_avx512_vnni.cpp.
 namespace vsr::cpu::avx512_bf16 {
 namespace {
 
@@ -49,7 +49,7 @@ namespace vsr::cpu {
 const Kernels& kernels_avx512_bf16() {
 #if defined(__x86_64__)
   static const Kernels table = [] {
-    Kernels t = kernels_avx512();
+    Kernels t = kernels_avx512_vnni();
     t.isa = "avx512_bf16";
     t.flow_warp = avx512_bf16::flow_warp;
     t.flow_warp_grad_flow = avx512_bf16::flow_warp_grad_flow;

@@ -18,6 +18,7 @@ const Kernels& kernels_portable() {
                              .wgrad_plan = portable::wgrad_plan,
                              .wgrad_parts = portable::wgrad_parts,
                              .wgrad_sum = portable::wgrad_sum,
+                             .quantized_conv3x3 = portable::quantized_conv3x3,
                              .pixel_shuffle = portable::pixel_shuffle};
   return table;
 }

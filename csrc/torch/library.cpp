@@ -31,6 +31,10 @@ int64_t conv3x3_cpu_packed_bytes(int64_t c_in, int64_t c_out, int64_t r, torch::
   return vsr::cpu::kernels().conv_plan(p).packed_bytes;
 }
 
+int64_t quantized_conv3x3_packed_bytes(int64_t c_in, int64_t c_out) {
+  return vsr::cpu::quantized_layout(c_in, c_out).bytes;
+}
+
 int64_t conv_chain_packed_bytes(const std::vector<int64_t>& channels, int64_t r, int64_t element_size, bool exact) {
   int64_t bytes = 0;
   vsr::chain_packings({channels, r}, element_size == 4 ? vsr::DType::f32 : vsr::DType::f16, exact, bytes);
@@ -78,12 +82,27 @@ STABLE_TORCH_LIBRARY(vsr_kernels, m) {
       "int pixel_shuffle, bool exact, bool transposed) -> Tensor");
   m.def("conv3x3_packed_bytes(int c_in, int c_out, int pixel_shuffle, int element_size, bool exact) -> int");
   m.def("conv3x3_cpu_packed_bytes(int c_in, int c_out, int pixel_shuffle, ScalarType dtype, bool exact) -> int");
-  // CPU only, for planned calls: conv3x3 and sparse_conv3x3 in one, flow_warp, and both shuffles, into memory that is
-  // there
+  // CPU only. residual + pixel_shuffle(act(scale * conv(x - zero_point) + bias)), see cpu/quantized.h. x: uint8, or
+  // floating and still to be rounded. With out_zero_point, which takes neither residual nor shuffle, the result is
+  // rounded to uint8, which dtype has to say. packed: what quantized_conv3x3_pack made of these very arguments
+  m.def(
+      "quantized_conv3x3(Tensor x, Tensor weight, Tensor zero_point, Tensor scale, Tensor? bias, Tensor? slope, "
+      "float negative_slope, Tensor? out_zero_point, Tensor? residual, str activation, int pixel_shuffle, "
+      "ScalarType dtype, Tensor? packed) -> Tensor");
+  m.def(
+      "quantized_conv3x3_pack(Tensor weight, Tensor zero_point, Tensor scale, Tensor? bias, Tensor? slope, "
+      "float negative_slope, str activation, int pixel_shuffle) -> Tensor");
+  m.def("quantized_conv3x3_packed_bytes(int c_in, int c_out) -> int");
+  // CPU only, for planned calls: conv3x3 and sparse_conv3x3 in one, quantized_conv3x3, flow_warp, and both shuffles,
+  // into memory that is there
   m.def(
       "conv3x3_into(Tensor(a!) out, Tensor x, Tensor weight, Tensor? bias, Tensor? slope, float negative_slope, "
       "Tensor? in_channels, Tensor? out_channels, Tensor? residual, str activation, float scale, int pixel_shuffle, "
       "bool exact, Tensor? packed) -> ()");
+  m.def(
+      "quantized_conv3x3_into(Tensor(a!) out, Tensor x, Tensor weight, Tensor zero_point, Tensor scale, Tensor? bias, "
+      "Tensor? slope, float negative_slope, Tensor? out_zero_point, Tensor? residual, str activation, "
+      "int pixel_shuffle, Tensor? packed) -> ()");
   m.def("pixel_shuffle_into(Tensor(a!) out, Tensor x, int r, bool inverse) -> ()");
   m.def("flow_warp_into(Tensor(a!) out, Tensor x, Tensor flow, str interpolation, str padding) -> ()");
   // -> the output, and for the backward what the sign of the activation's derivative needs of the hidden layer: its
@@ -118,6 +137,7 @@ STABLE_TORCH_LIBRARY(vsr_kernels, m) {
 STABLE_TORCH_LIBRARY_IMPL(vsr_kernels, CompositeExplicitAutograd, m) {
   m.impl("conv3x3_packed_bytes", TORCH_BOX(&conv3x3_packed_bytes));
   m.impl("conv3x3_cpu_packed_bytes", TORCH_BOX(&conv3x3_cpu_packed_bytes));
+  m.impl("quantized_conv3x3_packed_bytes", TORCH_BOX(&quantized_conv3x3_packed_bytes));
   m.impl("conv_chain_packed_bytes", TORCH_BOX(&conv_chain_packed_bytes));
   m.impl("cpu_isa", TORCH_BOX(&cpu_isa));
 }

@@ -1,6 +1,7 @@
 """Drop-in ``nn.Module`` versions of the operators."""
 
 from .conv import Conv3x3, KeepsPackedWeights, PixelShuffleConv, ResidualBlock
+from .quantized import QuantizedConv3x3
 from .rep import RepConv3x3
 from .sparse import SparseConv3x3, SparseResidualBlock
 from .warp import FlowWarp
@@ -10,6 +11,7 @@ __all__ = [
     "FlowWarp",
     "KeepsPackedWeights",
     "PixelShuffleConv",
+    "QuantizedConv3x3",
     "RepConv3x3",
     "ResidualBlock",
     "SparseConv3x3",

@@ -7,6 +7,7 @@ from ..backend import load
 from .chain import conv_chain
 from .conv import conv3x3, residual_block
 from .packing import PackedWeights
+from .quantized import quantized_conv3x3
 from .rep import merge_rep_branches
 from .shuffle import pixel_shuffle, pixel_unshuffle
 from .sparse import sparse_conv3x3, sparse_residual_block
@@ -22,6 +23,7 @@ __all__ = [
     "merge_rep_branches",
     "pixel_shuffle",
     "pixel_unshuffle",
+    "quantized_conv3x3",
     "residual_block",
     "sparse_conv3x3",
     "sparse_residual_block",

@@ -172,6 +172,20 @@ def _sparse_residual_block(steps: Steps, arguments: tuple[Any, ...], made: Any) 
     return True
 
 
+def _quantized_conv3x3(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool:
+    x, weight, *vectors, number, out_zero_point, residual, activation, r, _, packed = arguments
+    ready = packed
+    if ready is None and all(v is None or v.constant is not None for v in (weight, *vectors)):
+        pack = torch.ops.vsr_kernels.quantized_conv3x3_pack.default
+        given = (weight, *vectors, number, activation, r)
+        key = ("quantized", id(weight), *map(id, vectors), number, activation, r)
+        ready = steps.once(key, lambda: fold(pack, given, {}))
+    into = torch.ops.vsr_kernels.quantized_conv3x3_into.default
+    rest = (number, out_zero_point, residual, activation, r, ready)
+    steps.add(Step(into, (made, x, weight, *vectors, *rest), {}))
+    return True
+
+
 def _flow_warp(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool:
     steps.add(Step(torch.ops.vsr_kernels.flow_warp_into.default, (made, *arguments), {}))
     return True
@@ -195,6 +209,7 @@ def _zeros(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool:
 _LOWERINGS: dict[str, Callable[[Steps, tuple[Any, ...], Any], bool]] = {
     "vsr_kernels::conv3x3": _conv3x3,
     "vsr_kernels::sparse_conv3x3": _sparse_conv3x3,
+    "vsr_kernels::quantized_conv3x3": _quantized_conv3x3,
     "vsr_kernels::residual_block": _residual_block,
     "vsr_kernels::sparse_residual_block": _sparse_residual_block,
     "vsr_kernels::flow_warp": _flow_warp,

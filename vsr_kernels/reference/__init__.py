@@ -8,6 +8,7 @@ speed. The tests compare every backend with these functions in float64; :func:`v
 from __future__ import annotations
 
 from .conv import activate, conv3x3, residual_block
+from .quantized import quantized_conv3x3
 from .rep import merge_rep_branches
 from .shuffle import pixel_shuffle, pixel_unshuffle
 from .sparse import sparse_conv3x3, sparse_residual_block
@@ -21,6 +22,7 @@ __all__ = [
     "merge_rep_branches",
     "pixel_shuffle",
     "pixel_unshuffle",
+    "quantized_conv3x3",
     "residual_block",
     "sparse_conv3x3",
     "sparse_residual_block",

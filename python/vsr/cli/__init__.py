@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vsr.cli import compare, data, demo, evaluate, export, info, models, prune, train, upscale
+from vsr.cli import compare, data, demo, evaluate, export, info, models, prune, quantize, train, upscale
 from vsr.errors import UserError
 
 _DEBUG_HINT = "`vsr --debug ...` shows where"
@@ -91,6 +91,7 @@ app.add_typer(models.app, name="models")
 app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
 app.command("prune")(prune.prune)
+app.command("quantize")(quantize.quantize)
 app.command("merge")(export.merge)
 app.command("export")(export.export)
 app.add_typer(data.app, name="data")

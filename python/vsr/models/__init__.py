@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vsr.models.edsr import EDSR
     from vsr.models.load import load_model, load_spynet, save_model
     from vsr.models.pruned import Pruned, PrunedBasicVSR, PrunedEDSR, PrunedSRVGGNet
+    from vsr.models.quantized import QuantizedSRVGGNet
     from vsr.models.spynet import SPyNet
     from vsr.models.srvgg import RepSRNet, SRVGGNet
 else:
@@ -29,6 +30,7 @@ else:
             "PrunedBasicVSR": "pruned",
             "PrunedEDSR": "pruned",
             "PrunedSRVGGNet": "pruned",
+            "QuantizedSRVGGNet": "quantized",
             "RepSRNet": "srvgg",
             "SPyNet": "spynet",
             "SRVGGNet": "srvgg",
@@ -47,6 +49,7 @@ __all__ = [
     "PrunedBasicVSR",
     "PrunedEDSR",
     "PrunedSRVGGNet",
+    "QuantizedSRVGGNet",
     "RepSRNet",
     "SPyNet",
     "SRVGGNet",

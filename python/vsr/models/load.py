@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from vsr.errors import UserError
-from vsr.models import weights
+from vsr.models import pruned, quantized, weights
 from vsr.models.base import Upscaler
 from vsr.models.basicvsr import BasicVSR
 from vsr.models.checkpoint import read_checkpoint, write_safetensors
 from vsr.models.edsr import EDSR, published_res_scale
-from vsr.models.pruned import FORMAT, FORMAT_KEY, Pruned, build_pruned, is_pruned
+from vsr.models.pruned import Pruned, build_pruned, is_pruned
+from vsr.models.quantized import QuantizedSRVGGNet, build_quantized, is_quantized
 from vsr.models.spynet import SPyNet
 from vsr.models.srvgg import ACTIVATIONS, SRVGGNet
 
@@ -31,9 +32,9 @@ def load_model(
 ) -> Upscaler:
     """Loads a network with its weights, whatever public layout the file has.
 
-    Architecture, width, depth, scale and direction are found from the tensors; pruned networks say in their metadata
-    what they were. No tensor tells EDSR's ``res_scale``: without metadata it is the published one, 0.1 at 256 channels
-    and else 1. See :func:`vsr.models.checkpoint.read_checkpoint` for the layouts.
+    Architecture, width, depth, scale and direction are found from the tensors; pruned and quantized networks say in
+    their metadata what they were. No tensor tells EDSR's ``res_scale``: without metadata it is the published one, 0.1 at
+    256 channels and else 1. See :func:`vsr.models.checkpoint.read_checkpoint` for the layouts.
 
     Args:
         path_or_name: A checkpoint file, or a name of :data:`vsr.models.weights.NAMES`, which is fetched if needed.
@@ -91,7 +92,9 @@ def save_model(model: Upscaler, path: str | os.PathLike[str]) -> None:
         raise UserError(f"{target}: expected a name that ends in .safetensors")
     metadata = {"architecture": type(model).__name__} | {key: str(value) for key, value in model.config.items()}
     if isinstance(model, Pruned):
-        metadata[FORMAT_KEY] = FORMAT
+        metadata[pruned.FORMAT_KEY] = pruned.FORMAT
+    if isinstance(model, QuantizedSRVGGNet):
+        metadata[quantized.FORMAT_KEY] = quantized.FORMAT
     write_safetensors(target, model.state_dict(), metadata)
 
 
@@ -109,6 +112,8 @@ def _build(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
     """The network that the names and shapes of ``tensors`` ask for, without memory for its parameters yet."""
     try:
         with torch.device("meta"):
+            if is_quantized(tensors, metadata):
+                return build_quantized(path, tensors, metadata)
             if is_pruned(tensors, metadata):
                 return build_pruned(path, tensors, metadata)
             if "forward_trunk.main.0.weight" in tensors:

@@ -14,7 +14,7 @@ from vsr_kernels.nn import Conv3x3, KeepsPackedWeights
 
 #: BasicSR's names of the activations, and those of the operators.
 ACTIVATIONS = {"prelu": "prelu", "relu": "relu", "leakyrelu": "leaky_relu"}
-_LEAKY_SLOPE = 0.1
+LEAKY_SLOPE = 0.1
 
 
 class SRVGGNet(Upscaler, KeepsPackedWeights):
@@ -84,7 +84,7 @@ class SRVGGNet(Upscaler, KeepsPackedWeights):
         check_frames(type(self).__name__, x, 4)
         x = x.contiguous(memory_format=torch.channels_last)
         skip = enlarged(x, self.scale)
-        convs = [self._conv(index) for index in range(0, len(self.body), 2)]
+        convs = self.convolutions
         weights = [conv.weight for conv in convs]
         fused = fuses(skip, weights[-1])
         y = conv_chain(
@@ -92,20 +92,23 @@ class SRVGGNet(Upscaler, KeepsPackedWeights):
             weights,
             [cast(Tensor, conv.bias) for conv in convs],
             activation=ACTIVATIONS[self.act_type],
-            slope=self._slope(),
+            slope=self.activation_slope(),
             residual=skip if fused else None,
             pixel_shuffle=self.scale,
             packed=self.packed_weights(),
         )
         return y if fused else add_skip(y, skip)
 
-    def _conv(self, index: int) -> Conv3x3:
-        return cast(Conv3x3, self.body[index])
+    @property
+    def convolutions(self) -> list[Conv3x3]:
+        """All of them, in order."""
+        return [cast(Conv3x3, self.body[index]) for index in range(0, len(self.body), 2)]
 
-    def _slope(self) -> list[Tensor] | float | None:
+    def activation_slope(self) -> list[Tensor] | float | None:
+        """What follows every convolution but the last: tensors (C,) of prelu, the number of leaky_relu, or None."""
         if self.act_type == "prelu":
             return [cast(nn.PReLU, self.body[index]).weight for index in range(1, len(self.body), 2)]
-        return _LEAKY_SLOPE if self.act_type == "leakyrelu" else None
+        return LEAKY_SLOPE if self.act_type == "leakyrelu" else None
 
 
 class RepSRNet(SRVGGNet):
@@ -135,4 +138,4 @@ class RepSRNet(SRVGGNet):
 def _activation(act_type: str, channels: int) -> nn.Module:
     if act_type == "prelu":
         return nn.PReLU(channels)
-    return nn.ReLU() if act_type == "relu" else nn.LeakyReLU(_LEAKY_SLOPE)
+    return nn.ReLU() if act_type == "relu" else nn.LeakyReLU(LEAKY_SLOPE)
