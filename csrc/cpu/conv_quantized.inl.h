@@ -100,11 +100,12 @@ inline void finish_panel(const QuantizedConv& p, const QuantizedLayout& layout, 
 #pragma GCC unroll 14
     for (int i = 0; i < kQuantizedTile; ++i) {
       if (!kWhole && i >= count) continue;
-      const __m512 z = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i][n]), scale, bias);
+      const Vec z{_mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i][n]), scale, bias)};
+      const Vec v = where_positive(z, z, {_mm512_mul_ps(z.v, slope)});
       if constexpr (sizeof(To) == 1) {
-        store_bytes(where_positive({z}, {z}, {_mm512_mul_ps(z, slope)}).v, zero, to + i * to_step, lanes);
+        store_bytes(v.v, zero, to + i * to_step, lanes);
       } else {
-        store_some(Vec{z}, to + i * to_step, lanes);
+        store_some(v, to + i * to_step, lanes);
       }
     }
   }
@@ -172,11 +173,11 @@ inline void quantized_panel(const QuantizedConv& p, const QuantizedLayout& layou
       }
     }
     for (int j = 0; j < lanes; ++j) {
-      const float z = __builtin_fmaf(static_cast<float>(sum[j]), scale[j], bias[j]);
+      const float z = __builtin_fmaf(static_cast<float>(sum[j]), scale[j], bias[j]), v = z > 0.0f ? z : z * slope[j];
       if constexpr (sizeof(To) == 1) {
-        to[j] = to_byte(z > 0.0f ? z : z * slope[j], p.out_zero_point);
+        to[j] = to_byte(v, p.out_zero_point);
       } else {
-        to[j] = z;
+        to[j] = v;
       }
     }
   }
@@ -212,12 +213,30 @@ inline void quantized_tile(const QuantizedConv& p, const QuantizedLayout& layout
   }
 }
 
+// z of a pixel plus its base: column j is of channel from[j].
+template <class T>
+inline void add_base(const T* base, int64_t c, const int32_t* from, float* z, int64_t columns) {
+#if defined(VSR_INT8_DOT)
+  if (c <= Vec::kWidth) {
+    const Vec values = load_some(base, static_cast<int>(c));
+    for (int64_t i = 0; i < columns; i += Vec::kWidth) {
+      const int rest = columns - i < Vec::kWidth ? static_cast<int>(columns - i) : Vec::kWidth;
+      const Vec some{_mm512_permutexvar_ps(_mm512_load_si512(from + i), values.v)};
+      store_some(add(load_some(z + i, rest), some), z + i, rest);
+    }
+    return;
+  }
+#endif
+  for (int64_t i = 0; i < columns; ++i) z[i] += to_float(base[from[i]]);
+}
+
 void quantized_conv3x3(const QuantizedConv& p, int64_t begin, int64_t end) {
   const QuantizedLayout layout = quantized_layout(p.c_in, p.tail.c);
   const QuantizedLines memory = quantized_lines(p);
-  Epilogue tail = p.tail;
-  tail.slopes = reinterpret_cast<const float*>(static_cast<const char*>(p.packed) + layout.slope);
-  if (tail.activation != Activation::none) tail.activation = Activation::prelu;
+  const Epilogue& tail = p.tail;
+  const int64_t shuffled = tail.c / (tail.r * tail.r);
+  int32_t* from = static_cast<int32_t*>(scratch(3, p.base ? layout.columns * 4 : 0));
+  for (int64_t j = 0; p.base && j < layout.columns; ++j) from[j] = static_cast<int32_t>(j % shuffled);
   float* z = static_cast<float*>(scratch(2, p.requantized ? 0 : kQuantizedTile * p.tail.c * 4));
   for (int64_t row = begin; row < end; ++row) {
     const int64_t image = row / p.tail.h, y = row % p.tail.h;
@@ -232,8 +251,13 @@ void quantized_conv3x3(const QuantizedConv& p, int64_t begin, int64_t end) {
                        count);
       } else {
         quantized_tile(p, layout, lines, z, p.tail.c, count);
-        const PixelRun run{z, p.tail.c, row, col, count};
-        with_type(tail.dtype, [&](auto element) { epilogue<decltype(element)>(tail, run, nullptr); });
+        with_type(tail.dtype, [&](auto element) {
+          using T = decltype(element);
+          for (int i = 0; p.base && i < count; ++i)
+            add_base(static_cast<const T*>(p.base) + (row * tail.w + col + i) * shuffled, shuffled, from,
+                     z + i * tail.c, tail.c);
+          epilogue<T>(tail, {z, tail.c, row, col, count}, nullptr);
+        });
       }
     }
   }

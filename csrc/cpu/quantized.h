@@ -41,19 +41,21 @@ inline QuantizedLayout quantized_layout(int64_t c_in, int64_t c_out) {
   return p;
 }
 
-// out = epilogue(scale * conv(q - zero_point, weight) + bias), where q is x, or x rounded, plus zero_point, clamped to
-// 0 ... 255. The padding of the convolution is zero_point. With `requantized`, out is uint8: the activated values
-// rounded, plus out_zero_point, clamped likewise. The sums are exact, and what follows has one order on every
-// instruction set: all of them give the same bits.
+// out = pixel_shuffle(act(scale * conv(q - zero_point, weight) + bias) + base, r), where q is x, or x rounded, plus
+// zero_point, clamped to 0 ... 255, and base counts for all channels that become one pixel's. The padding of the
+// convolution is zero_point. With `requantized`, out is uint8: the activated values rounded, plus out_zero_point,
+// clamped likewise. The sums are exact, and what follows has one order on every instruction set: all of them give the
+// same bits.
 struct QuantizedConv {
   const void* x;       // (N, H, W, C_in), dense: uint8, or x_dtype
   const void* packed;  // 64-byte aligned
+  const void* base;    // (N, H, W, C_out / r^2), dense, dtype of out; or null
   int64_t c_in;
   int32_t zero_point, out_zero_point;
   bool rounds;  // x is not uint8 yet
   bool requantized;
   DType x_dtype;
-  Epilogue tail;  // C_out is tail.c; slopes are taken from the packing. requantized: out only, and no shuffle
+  Epilogue tail;  // C_out is tail.c; the activation is part of the packing. requantized: neither shuffle nor base
 };
 
 struct QuantizedPack {

@@ -82,12 +82,13 @@ STABLE_TORCH_LIBRARY(vsr_kernels, m) {
       "int pixel_shuffle, bool exact, bool transposed) -> Tensor");
   m.def("conv3x3_packed_bytes(int c_in, int c_out, int pixel_shuffle, int element_size, bool exact) -> int");
   m.def("conv3x3_cpu_packed_bytes(int c_in, int c_out, int pixel_shuffle, ScalarType dtype, bool exact) -> int");
-  // CPU only. residual + pixel_shuffle(act(scale * conv(x - zero_point) + bias)), see cpu/quantized.h. x: uint8, or
-  // floating and still to be rounded. With out_zero_point, which takes neither residual nor shuffle, the result is
-  // rounded to uint8, which dtype has to say. packed: what quantized_conv3x3_pack made of these very arguments
+  // CPU only. pixel_shuffle(act(scale * conv(x - zero_point) + bias), r), and base added to all sub-pixels; see
+  // cpu/quantized.h. x: uint8, or floating and still to be rounded. With out_zero_point, which takes neither base nor
+  // shuffle, the result is rounded to uint8, which dtype has to say. packed: what quantized_conv3x3_pack made of these
+  // very arguments
   m.def(
       "quantized_conv3x3(Tensor x, Tensor weight, Tensor zero_point, Tensor scale, Tensor? bias, Tensor? slope, "
-      "float negative_slope, Tensor? out_zero_point, Tensor? residual, str activation, int pixel_shuffle, "
+      "float negative_slope, Tensor? out_zero_point, Tensor? base, str activation, int pixel_shuffle, "
       "ScalarType dtype, Tensor? packed) -> Tensor");
   m.def(
       "quantized_conv3x3_pack(Tensor weight, Tensor zero_point, Tensor scale, Tensor? bias, Tensor? slope, "
@@ -101,7 +102,7 @@ STABLE_TORCH_LIBRARY(vsr_kernels, m) {
       "bool exact, Tensor? packed) -> ()");
   m.def(
       "quantized_conv3x3_into(Tensor(a!) out, Tensor x, Tensor weight, Tensor zero_point, Tensor scale, Tensor? bias, "
-      "Tensor? slope, float negative_slope, Tensor? out_zero_point, Tensor? residual, str activation, "
+      "Tensor? slope, float negative_slope, Tensor? out_zero_point, Tensor? base, str activation, "
       "int pixel_shuffle, Tensor? packed) -> ()");
   m.def("pixel_shuffle_into(Tensor(a!) out, Tensor x, int r, bool inverse) -> ()");
   m.def("flow_warp_into(Tensor(a!) out, Tensor x, Tensor flow, str interpolation, str padding) -> ()");

@@ -16,7 +16,8 @@ struct QuantizedCall {
   OptionalTensor slope = std::nullopt;           // of prelu: (1,) or (C_out,) float32
   double number = 0.0;                           // slope of leaky_relu
   OptionalTensor out_zero_point = std::nullopt;  // (1,) uint8; present where the result is uint8
-  OptionalTensor residual = std::nullopt;
+  OptionalTensor base = std::nullopt;            // (N, C_out / r^2, H, W), added to every sub-pixel
+
   Activation activation = Activation::none;
   int64_t r = 1;
   ScalarType dtype = ScalarType::Float;  // of the result
@@ -68,16 +69,15 @@ void check(const QuantizedCall& call) {
   if (call.x.scalar_type() != ScalarType::Byte) dtype_of(op, call.x);
   if (call.out_zero_point) {
     check_zero_point(op, "out_zero_point", *call.out_zero_point);
-    STD_TORCH_CHECK(!call.residual && call.r == 1, op,
-                    ": out_zero_point: expected none with a residual or a shuffle, got a tensor");
+    STD_TORCH_CHECK(!call.base && call.r == 1, op,
+                    ": out_zero_point: expected none with a base or a shuffle, got a tensor");
   }
   STD_TORCH_CHECK((call.dtype == ScalarType::Byte) == call.out_zero_point.has_value(), op,
                   ": dtype: expected uint8 with out_zero_point and a floating one without, got another");
-  if (!call.residual) return;
-  STD_TORCH_CHECK(call.residual->scalar_type() == call.dtype, op,
-                  ": residual: expected the dtype of the result, got another");
-  STD_TORCH_CHECK(call.residual->device() == call.x.device(), op, ": residual: expected the device of x, got another");
-  check_shape(op, "residual", *call.residual, sizes(call.output()));
+  if (!call.base) return;
+  STD_TORCH_CHECK(call.base->scalar_type() == call.dtype, op, ": base: expected the dtype of the result, got another");
+  STD_TORCH_CHECK(call.base->device() == call.x.device(), op, ": base: expected the device of x, got another");
+  check_shape(op, "base", *call.base, {call.x.size(0), call.output()[1], call.x.size(2), call.x.size(3)});
 }
 
 Tensor pack(const QuantizedCall& call) {
@@ -117,10 +117,11 @@ Tensor packed_for(const QuantizedCall& call) {
 void convolve_into(const QuantizedCall& call, const Tensor& out) {
   if (out.numel() == 0) return;
   const Tensor x = dense(call.x, true), packed = packed_for(call);
-  const OptionalTensor residual = dense(call.residual, true);
+  const OptionalTensor base = dense(call.base, true);
   const bool rounds = x.scalar_type() != ScalarType::Byte, requantized = call.out_zero_point.has_value();
   const cpu::QuantizedConv p{.x = data(x),
                              .packed = data(packed),
+                             .base = data(base),
                              .c_in = x.size(1),
                              .zero_point = value_of(call.zero_point),
                              .out_zero_point = requantized ? value_of(*call.out_zero_point) : 0,
@@ -128,7 +129,6 @@ void convolve_into(const QuantizedCall& call, const Tensor& out) {
                              .requantized = requantized,
                              .x_dtype = rounds ? dtype_of(call.op, x) : DType::f32,
                              .tail = {.out = mutable_data(out),
-                                      .residual = data(residual),
                                       .n = x.size(0),
                                       .h = x.size(2),
                                       .w = x.size(3),
@@ -136,7 +136,6 @@ void convolve_into(const QuantizedCall& call, const Tensor& out) {
                                       .c_out = call.output()[1],
                                       .r = call.r,
                                       .scale = 1.0f,
-                                      .activation = call.activation,
                                       .dtype = requantized ? DType::f32 : dtype_of(call.op, out)}};
   torch::stable::parallel_for(0, p.tail.n * p.tail.h, 1,
                               [&](int64_t begin, int64_t end) { cpu::kernels().quantized_conv3x3(p, begin, end); });
@@ -144,7 +143,7 @@ void convolve_into(const QuantizedCall& call, const Tensor& out) {
 
 Tensor quantized_conv3x3(const Tensor& x, const Tensor& weight, const Tensor& zero_point, const Tensor& scale,
                          const OptionalTensor& bias, const OptionalTensor& slope, double negative_slope,
-                         const OptionalTensor& out_zero_point, const OptionalTensor& residual,
+                         const OptionalTensor& out_zero_point, const OptionalTensor& base,
                          const std::string& activation, int64_t r, ScalarType dtype, const OptionalTensor& packed) {
   const char* op = "quantized_conv3x3";
   const QuantizedCall call{.op = op,
@@ -156,7 +155,7 @@ Tensor quantized_conv3x3(const Tensor& x, const Tensor& weight, const Tensor& ze
                            .slope = slope,
                            .number = negative_slope,
                            .out_zero_point = out_zero_point,
-                           .residual = residual,
+                           .base = base,
                            .activation = activation_of(op, activation),
                            .r = r,
                            .dtype = dtype,
@@ -171,7 +170,7 @@ Tensor quantized_conv3x3(const Tensor& x, const Tensor& weight, const Tensor& ze
 
 void quantized_conv3x3_into(Tensor out, const Tensor& x, const Tensor& weight, const Tensor& zero_point,
                             const Tensor& scale, const OptionalTensor& bias, const OptionalTensor& slope,
-                            double negative_slope, const OptionalTensor& out_zero_point, const OptionalTensor& residual,
+                            double negative_slope, const OptionalTensor& out_zero_point, const OptionalTensor& base,
                             const std::string& activation, int64_t r, const OptionalTensor& packed) {
   const char* op = "quantized_conv3x3_into";
   const QuantizedCall call{.op = op,
@@ -183,7 +182,7 @@ void quantized_conv3x3_into(Tensor out, const Tensor& x, const Tensor& weight, c
                            .slope = slope,
                            .number = negative_slope,
                            .out_zero_point = out_zero_point,
-                           .residual = residual,
+                           .base = base,
                            .activation = activation_of(op, activation),
                            .r = r,
                            .dtype = out.scalar_type(),

@@ -453,10 +453,101 @@ void check_gather(DType dtype) {
   compare("gather_channels " + name(dtype), out, truth);
 }
 
+// Bytes of a quantized convolution are right to the last one, but for ties that float32 and float64 see apart.
+void check_quantized(const cpu::Kernels& kernels, int64_t c_in, int64_t c_out) {
+  const Size s = one_of<Size>({{1, 1, 1}, {2, 1, 9}, {1, 7, 1}, {2, 5, 14}, {1, 3, 43}, {1, 16, 15}, {3, 2, 28}});
+  const int64_t pixels = s.n * s.h * s.w, zero = draw(0, 255), out_zero = draw(0, 255);
+  const bool rounds = coin(), requantized = coin(), has_bias = coin(), has_base = coin();
+  const int64_t r = !requantized && c_out % 4 == 0 ? 2 : 1, shuffled = c_out / (r * r);
+  const DType dtype = one_of({DType::f32, DType::f16, DType::bf16}), x_dtype = one_of({DType::f32, DType::bf16});
+  const auto activation = one_of({Activation::none, Activation::relu, Activation::leaky_relu, Activation::prelu});
+  const int64_t slope_count = activation == Activation::prelu ? one_of<int64_t>({1, c_out}) : 0;
+  const Array given = Array::random(x_dtype, pixels * c_in, 90.0);
+  const Memory bytes(pixels * c_in), weight(c_out * c_in * 9);
+  std::vector<double> q(static_cast<size_t>(pixels * c_in));
+  for (int64_t i = 0; i < given.count; ++i) {
+    static_cast<uint8_t*>(bytes.at())[i] = static_cast<uint8_t>(draw(0, 255));
+    q[static_cast<size_t>(i)] = rounds ? std::clamp(std::nearbyint(given[i]) + static_cast<double>(zero), 0.0, 255.0)
+                                       : static_cast<double>(static_cast<const uint8_t*>(bytes.at())[i]);
+  }
+  for (int64_t i = 0; i < weight.bytes(); ++i)
+    static_cast<int8_t*>(weight.at())[i] = static_cast<int8_t>(draw(-128, 127));
+  const Array scale = Array::random(DType::f32, c_out, 1.0 / (7000.0 * std::sqrt(static_cast<double>(c_in))));
+  const Array bias = Array::random(DType::f32, c_out), slope = Array::random(DType::f32, slope_count, 0.3);
+  const Array base = Array::random(dtype, pixels * shuffled), out(dtype, pixels * c_out);
+  const Memory rounded(pixels * c_out), packed(cpu::quantized_layout(c_in, c_out).bytes);
+  scale.set(0, scale.count > 0 ? static_cast<float>(scale[0] * 100.0) : 0.0f);  // beyond what bytes hold
+  cpu::pack_quantized({.weight = static_cast<const int8_t*>(weight.at()),
+                       .scale = static_cast<const float*>(scale.at()),
+                       .bias = has_bias ? static_cast<const float*>(bias.at()) : nullptr,
+                       .slope = static_cast<const float*>(slope.at()),
+                       .ws = {c_in * 9, 9, 3, 1},
+                       .c_in = c_in,
+                       .c_out = c_out,
+                       .r = r,
+                       .slope_count = slope_count,
+                       .zero_point = static_cast<int32_t>(zero),
+                       .number = 0.25f,
+                       .activation = activation},
+                      packed.at());
+  const cpu::QuantizedConv p{.x = rounds ? given.at() : bytes.at(),
+                             .packed = packed.at(),
+                             .base = has_base && !requantized ? base.at() : nullptr,
+                             .c_in = c_in,
+                             .zero_point = static_cast<int32_t>(zero),
+                             .out_zero_point = static_cast<int32_t>(out_zero),
+                             .rounds = rounds,
+                             .requantized = requantized,
+                             .x_dtype = x_dtype,
+                             .tail = {.out = requantized ? rounded.at() : out.at(),
+                                      .n = s.n,
+                                      .h = s.h,
+                                      .w = s.w,
+                                      .c = c_out,
+                                      .c_out = shuffled,
+                                      .r = r,
+                                      .scale = 1.0f,
+                                      .dtype = dtype}};
+  split(s.n * s.h, [&](int64_t begin, int64_t end) { kernels.quantized_conv3x3(p, begin, end); });
+
+  std::vector<double> truth(static_cast<size_t>(pixels * c_out), 0.0);
+  for (int64_t pixel = 0; pixel < pixels; ++pixel)
+    for (int64_t co = 0; co < c_out; ++co) {
+      double sum = 0.0;
+      for (int64_t tap = 0; tap < 9; ++tap) {
+        const int64_t y = pixel / s.w % s.h + tap / 3 - 1, col = pixel % s.w + tap % 3 - 1;
+        if (y < 0 || y >= s.h || col < 0 || col >= s.w) continue;
+        const int64_t from = ((pixel / (s.h * s.w) * s.h + y) * s.w + col) * c_in;
+        for (int64_t ci = 0; ci < c_in; ++ci)
+          sum += (q[static_cast<size_t>(from + ci)] - static_cast<double>(zero)) *
+                 static_cast<const int8_t*>(weight.at())[(co * c_in + ci) * 9 + tap];
+      }
+      const double factor = activation == Activation::leaky_relu ? 0.25
+                            : slope_count == 0                   ? 0.0
+                                                                 : slope[slope_count > 1 ? co : 0];
+      const double v = activate(activation, sum * scale[co] + (has_bias ? bias[co] : 0.0), factor);
+      if (requantized) {
+        const double got = static_cast<const uint8_t*>(rounded.at())[pixel * c_out + co];
+        if (std::fabs(got - std::clamp(v + static_cast<double>(out_zero), 0.0, 255.0)) <= 0.5 + 1e-3) continue;
+        std::fprintf(stderr, "quantized_conv3x3: element %ld of channel %ld is %g, expected %g rounded\n",
+                     static_cast<long>(pixel), static_cast<long>(co), got, v + static_cast<double>(out_zero));
+        std::exit(1);
+      }
+      const int64_t line = pixel / s.w, col = pixel % s.w, c = co / (r * r), i = co / r % r, j = co % r;
+      const int64_t place = ((line * r + i) * s.w + col) * r + j;
+      truth[static_cast<size_t>(place * shuffled + c)] = v + (p.base ? base[pixel * shuffled + c] : 0.0);
+    }
+  if (!requantized) compare("quantized_conv3x3 to " + name(dtype), out, truth);
+}
+
 void check_all(const cpu::Kernels& kernels) {
   struct Channels {
     int64_t in, out;
   };
+  for (int64_t c_in : {1, 3, 5, 16, 17, 32, 64})
+    for (int64_t c_out : {1, 3, 12, 16, 33, 48, 68})
+      for (int i = 0; i < 2; ++i) check_quantized(kernels, c_in, c_out);
+  if (std::strcmp(kernels.isa, "avx512_vnni") == 0) return;  // the rest is that of avx512
   for (DType dtype : {DType::f32, DType::f16, DType::bf16}) {
     // Directly, by taps, by Winograd; on both sides of every vector, panel and chunk.
     for (const Channels c : {Channels{1, 1},

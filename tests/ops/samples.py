@@ -143,6 +143,30 @@ def shuffle_samples(draw: Draw, *, inverse: bool) -> Iterator[Sample]:
         yield draw.image((2, 2, 3 * r, 4 * r) if inverse else (2, 2 * r * r, 3, 4), layout), r
 
 
+def quantized_operands(draw: Draw, activation: str) -> tuple[Any, ...]:
+    """All but x of 3 -> 8 channels, up to the number."""
+    name, slope, number = slope_arguments(activation, Draw(20, torch.float32, draw.device, exact=True), 8)
+    weight = (draw.weight((8, 3, 3, 3)) * 64).to(torch.int8)
+    vectors = (torch.tensor([40], dtype=torch.uint8), torch.rand(8) / 64, torch.randn(8) if slope is None else None)
+    return name, (weight, *vectors, slope, number)
+
+
+def quantized_samples(draw: Draw) -> Iterator[Sample]:
+    for i, activation in enumerate(ACTIVATIONS):
+        name, operands = quantized_operands(draw, activation)
+        x = draw.image((2, 3, 5, 4), "channels_last" if i % 2 else "sliced") * 60
+        base = draw.image((2, 2, 5, 4), "sliced") if i % 2 else None
+        yield x.detach(), *operands, None, base, name, 2, draw.dtype, None
+        out_zero = torch.tensor([9], dtype=torch.uint8)
+        yield (x + 128).clamp(0, 255).to(torch.uint8), *operands, out_zero, None, name, 1, torch.uint8, None
+
+
+def quantized_pack_samples(draw: Draw) -> Iterator[Sample]:
+    for i, activation in enumerate(ACTIVATIONS):
+        name, operands = quantized_operands(draw, activation)
+        yield *operands, name, 1 + i % 2
+
+
 SAMPLES: dict[str, Callable[[Draw], Iterator[Sample]]] = {
     "conv3x3": conv_samples,
     "conv_chain": chain_samples,
@@ -155,6 +179,8 @@ SAMPLES: dict[str, Callable[[Draw], Iterator[Sample]]] = {
     "flow_warp_concat": warp_concat_samples,
     "pixel_shuffle": lambda draw: shuffle_samples(draw, inverse=False),
     "pixel_unshuffle": lambda draw: shuffle_samples(draw, inverse=True),
+    "quantized_conv3x3": quantized_samples,
+    "quantized_conv3x3_pack": quantized_pack_samples,
     "residual_block": block_samples,
     "sparse_conv3x3": sparse_conv_samples,
     "sparse_residual_block": sparse_block_samples,

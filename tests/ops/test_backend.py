@@ -29,14 +29,14 @@ def test_the_cpu_operators_are_built_where_they_can_be() -> None:
         pytest.skip(obstacle)
     status = vsr_kernels.backends()["cpu"]
     assert status.available, status.detail
-    assert status.operators == backend.OPERATORS
+    assert status.operators == (*backend.OPERATORS, *backend.CPU_OPERATORS)
 
 
 def test_backends_are_listed_in_the_order_of_preference() -> None:
     found = vsr_kernels.backends()
     assert tuple(found) == backend.NAMES
     assert found["reference"].available
-    assert found["reference"].operators == backend.OPERATORS
+    assert found["reference"].operators == (*backend.OPERATORS, *backend.CPU_OPERATORS)
     for status in found.values():
         assert status.detail
 
@@ -51,7 +51,7 @@ def test_a_missing_gpu_is_the_reason() -> None:
 
 @needs_cpu
 def test_the_instruction_set_is_reported() -> None:
-    assert vsr_kernels.cpu_isa() in ("portable", "avx2", "avx512", "avx512_bf16", "amx_bf16")
+    assert vsr_kernels.cpu_isa() in ("portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx_bf16")
     assert vsr_kernels.cpu_isa() in vsr_kernels.backends()["cpu"].detail
 
 
@@ -172,7 +172,7 @@ def test_the_cpu_backend_is_missing_then() -> None:
 
 
 def test_every_function_is_exported() -> None:
-    for name in (*backend.OPERATORS, "merge_rep_branches", *vsr_kernels.__all__):
+    for name in (*backend.OPERATORS, *backend.CPU_OPERATORS, "merge_rep_branches", *vsr_kernels.__all__):
         assert getattr(vsr_kernels, name) is not None
         assert name in vsr_kernels.__all__
 
@@ -273,6 +273,13 @@ def test_triton_stands_in_for_missing_cuda_kernels(
         assert backend.choose("conv3x3", OnGpu(torch.float16)) == "reference"
     monkeypatch.setattr(torch.version, "hip", "6.4")
     assert backend.choose("conv3x3", OnGpu(torch.float16)) == "triton"
+
+
+@pytest.mark.usefixtures("triton")
+def test_what_has_cpu_kernels_only_runs_as_plain_pytorch_elsewhere() -> None:
+    reason = r"no toolkit, says the test; in Triton: no Triton kernel of quantized_conv3x3 exists"
+    with pytest.warns(UserWarning, match=reason):
+        assert backend.choose("quantized_conv3x3", OnGpu(torch.uint8)) == "reference"
 
 
 @pytest.mark.usefixtures("triton")

@@ -14,7 +14,10 @@ import torch
 import vsr_kernels
 from vsr_kernels import build
 
-ISAS = ("portable", "avx2", "avx512", "avx512_bf16", "amx_bf16")
+ISAS = ("portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx_bf16")
+#: Names of test modules; where an instruction set differs from the one before in some kernels, those that call them.
+ALL_PARTS = ("isa", "values", "exact", "edges", "conv_cpu", "quantized")
+PARTS = {"avx512_vnni": ("isa", "quantized")}
 HERE = Path(__file__).resolve().parent
 #: Set for the inner run, so that it does not start runs of its own.
 FORCED = os.environ.get("VSR_KERNELS_CPU_ISA")
@@ -40,8 +43,9 @@ def obstacle(isa: str) -> str | None:
         "portable": set(),
         "avx2": {"avx2", "fma", "f16c"},
         "avx512": wide,
-        "avx512_bf16": wide | {"avx512_bf16"},
-        "amx_bf16": wide | {"avx512_bf16", "amx_tile", "amx_bf16"},
+        "avx512_vnni": wide | {"avx512_vnni"},
+        "avx512_bf16": wide | {"avx512_vnni", "avx512_bf16"},
+        "amx_bf16": wide | {"avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16"},
     }[isa]
     listed = Path("/proc/cpuinfo")
     flags = set(re.findall(r"\w+", listed.read_text())) if listed.is_file() else set()
@@ -64,11 +68,11 @@ def test_values(isa: str) -> None:
     if why_not is not None:
         pytest.skip(why_not)
     chosen = ["-m", "isa"] if isa != vsr_kernels.cpu_isa() else ["-k", "test_the_forced_instruction_set_is_used"]
-    files = [str(HERE / f"test_{name}.py") for name in ("isa", "values", "exact", "edges", "conv_cpu")]
+    files = [str(HERE / f"test_{name}.py") for name in PARTS.get(isa, ALL_PARTS)]
     done = run(isa, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *chosen, *files)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     passed = int(re.findall(r"(\d+) passed", done.stdout.splitlines()[-1])[0])
-    assert passed > (300 if isa != vsr_kernels.cpu_isa() else 0)
+    assert passed > (0 if isa == vsr_kernels.cpu_isa() else 5 if isa in PARTS else 300)
 
 
 @pytest.mark.skipif(FORCED is not None, reason="this is the inner run")
@@ -83,7 +87,7 @@ WARP = "import torch, vsr_kernels; vsr_kernels.flow_warp(torch.zeros(1, 1, 2, 2)
 def test_an_unknown_instruction_set_is_an_error() -> None:
     done = run("sse9", "-c", WARP)
     assert done.returncode != 0
-    assert "VSR_KERNELS_CPU_ISA: expected portable, avx2, avx512, avx512_bf16 or amx_bf16, got sse9" in done.stderr
+    assert "VSR_KERNELS_CPU_ISA: expected portable, avx2, avx512, avx512_vnni, avx512_bf16 or amx_bf16, got sse9" in done.stderr
 
 
 def test_a_missing_instruction_set_is_an_error() -> None:
@@ -96,12 +100,16 @@ def test_a_missing_instruction_set_is_an_error() -> None:
 
 
 def test_instruction_sets_agree(tmp_path: Path) -> None:
-    """Rounding aside: one network, run on each."""
+    """One network, run on each: rounding aside, and to the bit where sums are of integers."""
     script = (
         "import sys, torch, vsr_kernels as v; torch.manual_seed(0); torch.set_num_threads(1)\n"
         "x, w, f = torch.randn(1, 21, 19, 23), torch.randn(84, 21, 3, 3) / 14, torch.randn(1, 2, 38, 46)\n"
         "y = v.conv3x3(x, w, activation='prelu', slope=torch.rand(84), pixel_shuffle=2)\n"
-        "torch.save([y, v.flow_warp(y, f), v.flow_warp(y.contiguous(), f)], sys.argv[1])\n"
+        "q, z, o = (w * 500).to(torch.int8), torch.tensor([99], dtype=torch.uint8), torch.rand(84) / 50\n"
+        "p = {'activation': 'prelu', 'slope': torch.rand(84) - 0.2}\n"
+        "bytes = v.quantized_conv3x3(x * 60, q, z, o, out_zero_point=z, **p)\n"
+        "wide = v.quantized_conv3x3(x * 60, q, z, o, base=x, pixel_shuffle=2, **p)\n"
+        "torch.save([bytes, wide, y, v.flow_warp(y, f), v.flow_warp(y.contiguous(), f)], sys.argv[1])\n"
     )
     results = []
     for isa in ISAS:
@@ -110,7 +118,8 @@ def test_instruction_sets_agree(tmp_path: Path) -> None:
             assert done.returncode == 0, done.stderr
             results.append(torch.load(tmp_path / isa, weights_only=True))
     for other in results[1:]:
-        for ours, theirs in zip(other, results[0], strict=True):
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(other[:2], results[0][:2], strict=True))
+        for ours, theirs in zip(other[2:], results[0][2:], strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 

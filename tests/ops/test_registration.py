@@ -31,16 +31,25 @@ needs_library = pytest.mark.skipif(
 
 
 #: Operators that take and return no tensor.
-NUMBERS = ("conv3x3_cpu_packed_bytes", "conv3x3_packed_bytes", "conv_chain_packed_bytes", "cpu_isa")
+NUMBERS = (
+    "conv3x3_cpu_packed_bytes",
+    "conv3x3_packed_bytes",
+    "conv_chain_packed_bytes",
+    "cpu_isa",
+    "quantized_conv3x3_packed_bytes",
+)
 
 #: Operators that write into memory that is there: tests/planning calls them.
-INTO = ("conv3x3_into", "flow_warp_into", "pixel_shuffle_into")
+INTO = ("conv3x3_into", "flow_warp_into", "pixel_shuffle_into", "quantized_conv3x3_into")
 
 #: Operators that the functions call on CUDA only.
 CUDA_ONLY = ("conv_chain", "conv_chain_pack")
 
+#: Operators without CUDA kernels, which are not differentiated.
+CPU_ONLY = ("quantized_conv3x3", "quantized_conv3x3_pack")
+
 #: Operators that are a backward, or none that is differentiated: their samples need no gradient.
-BACKWARD = ("conv3x3_backward", "conv3x3_epilogue_backward", "conv3x3_pack", "flow_warp_backward", *CUDA_ONLY)
+BACKWARD = ("conv3x3_backward", "conv3x3_epilogue_backward", "conv3x3_pack", "flow_warp_backward", *CUDA_ONLY, *CPU_ONLY)
 
 
 def obstacle_of(operator: str, backend: str) -> str | None:
@@ -68,13 +77,13 @@ def test_every_operator_has_its_kernels() -> None:
             for name in SAMPLES
             if not torch._C._dispatch_has_kernel_for_dispatch_key(f"vsr_kernels::{name}", backend.upper())
         ]
-        assert sorted(missing) == (sorted(CUDA_ONLY) if backend == "cpu" else [])
+        assert sorted(missing) == sorted(CUDA_ONLY if backend == "cpu" else CPU_ONLY)
 
 
 CALLS = [
     pytest.param(name, backend, marks=[pytest.mark.gpu] if backend == "cuda" else [], id=f"{name}-{backend}")
     for name, backend in itertools.product(SAMPLES, ("cpu", "cuda"))
-    if backend != "cpu" or name not in CUDA_ONLY
+    if name not in (CUDA_ONLY if backend == "cpu" else CPU_ONLY)
 ]
 
 

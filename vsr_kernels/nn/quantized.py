@@ -55,7 +55,7 @@ class QuantizedConv3x3(KeepsPackedWeights):
         x: Tensor,
         *,
         out_zero_point: Tensor | None = None,
-        residual: Tensor | None = None,
+        base: Tensor | None = None,
         pixel_shuffle: int = 1,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
@@ -69,7 +69,7 @@ class QuantizedConv3x3(KeepsPackedWeights):
             activation=self.activation,
             slope=self.slope if self.activation == "prelu" else self.number,
             out_zero_point=out_zero_point,
-            residual=residual,
+            base=base,
             pixel_shuffle=pixel_shuffle,
             dtype=dtype,
             packed=self.packed_weights(),

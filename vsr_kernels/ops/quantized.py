@@ -29,13 +29,13 @@ def quantized_conv3x3(
     activation: str = "none",
     slope: float | Tensor | None = None,
     out_zero_point: Tensor | None = None,
-    residual: Tensor | None = None,
+    base: Tensor | None = None,
     pixel_shuffle: int = 1,
     dtype: torch.dtype = torch.float32,
     packed: PackedWeights | None = None,
 ) -> Tensor:
     """3x3 convolution of uint8 with int8, and what follows it:
-    ``pixel_shuffle(act(scale * conv2d(x - zero_point, weight, padding=1) + bias), r) + residual``.
+    ``pixel_shuffle(act(scale * conv2d(x - zero_point, weight, padding=1) + bias), r)``.
 
     Every activation commutes with positive factors. So the quantum of the result, which may differ from channel to
     channel, belongs into ``scale`` and ``bias``: divide both by it, and ``out_zero_point`` rounds the result to uint8.
@@ -49,8 +49,8 @@ def quantized_conv3x3(
         bias: (C_out,) float32 or None.
         activation: ``none``, ``relu``, ``leaky_relu`` or ``prelu``.
         slope: a float for ``leaky_relu``; a float32 tensor (1,) or (C_out,) for ``prelu``; otherwise None.
-        out_zero_point: (1,) uint8: the result is rounded, plus this, clamped, uint8. Without residual and shuffle.
-        residual: (N, C_out / r^2, r * H, r * W) of ``dtype``, added last, or None.
+        out_zero_point: (1,) uint8: the result is rounded, plus this, clamped, uint8. Without base and shuffle.
+        base: (N, C_out / r^2, H, W) of ``dtype``, enlarged by nearest neighbour and added last, or None.
         pixel_shuffle: r >= 1; ``C_out`` must be divisible by r^2.
         dtype: of the result without ``out_zero_point``: float32, float16 or bfloat16.
         packed: where to keep packed weights between calls; None packs them in every call.
@@ -83,11 +83,11 @@ def quantized_conv3x3(
         fail(_OP, "dtype", "float32, float16 or bfloat16", dtype, TypeError)
     if out_zero_point is not None:
         _vector("out_zero_point", out_zero_point, x, torch.uint8, 1, "(1,)")
-        if residual is not None or r != 1:
-            fail(_OP, "out_zero_point", "None with a residual or a shuffle", "a tensor")
-    if residual is not None:
-        _typed("residual", residual, x, dtype)
-        shaped(_OP, "residual", residual, (n, c_out // (r * r), h * r, w * r), "(N, C_out / r^2, r H, r W)")
+        if base is not None or r != 1:
+            fail(_OP, "out_zero_point", "None with a base or a shuffle", "a tensor")
+    if base is not None:
+        _typed("base", base, x, dtype)
+        shaped(_OP, "base", base, (n, c_out // (r * r), h, w), "(N, C_out / r^2, H, W)")
     if backend.choose(_OP, x) == "reference":
         return reference.quantized_conv3x3(
             x,
@@ -98,7 +98,7 @@ def quantized_conv3x3(
             activation=activation,
             slope=slope_of(slope),
             out_zero_point=out_zero_point,
-            residual=residual,
+            base=base,
             pixel_shuffle=r,
             dtype=dtype,
         )
@@ -114,7 +114,7 @@ def quantized_conv3x3(
                 lambda: ops.quantized_conv3x3_pack(weight, *vectors, activation, r),
             )
     kind = dtype if out_zero_point is None else torch.uint8
-    return ops.quantized_conv3x3(x, weight, *vectors, out_zero_point, residual, activation, r, kind, kept)
+    return ops.quantized_conv3x3(x, weight, *vectors, out_zero_point, base, activation, r, kind, kept)
 
 
 def _check_image(x: object) -> None:
@@ -153,7 +153,7 @@ def _fake(
     slope: Tensor | None,
     number: float,
     out_zero_point: Tensor | None,
-    residual: Tensor | None,
+    base: Tensor | None,
     activation: str,
     r: int,
     dtype: torch.dtype,

@@ -173,7 +173,7 @@ def _sparse_residual_block(steps: Steps, arguments: tuple[Any, ...], made: Any) 
 
 
 def _quantized_conv3x3(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool:
-    x, weight, *vectors, number, out_zero_point, residual, activation, r, _, packed = arguments
+    x, weight, *vectors, number, out_zero_point, base, activation, r, _, packed = arguments
     ready = packed
     if ready is None and all(v is None or v.constant is not None for v in (weight, *vectors)):
         pack = torch.ops.vsr_kernels.quantized_conv3x3_pack.default
@@ -181,7 +181,7 @@ def _quantized_conv3x3(steps: Steps, arguments: tuple[Any, ...], made: Any) -> b
         key = ("quantized", id(weight), *map(id, vectors), number, activation, r)
         ready = steps.once(key, lambda: fold(pack, given, {}))
     into = torch.ops.vsr_kernels.quantized_conv3x3_into.default
-    rest = (number, out_zero_point, residual, activation, r, ready)
+    rest = (number, out_zero_point, base, activation, r, ready)
     steps.add(Step(into, (made, x, weight, *vectors, *rest), {}))
     return True
 

@@ -23,14 +23,15 @@ def quantized_conv3x3(
     activation: str = "none",
     slope: float | Tensor | None = None,
     out_zero_point: Tensor | None = None,  # (1,) uint8
-    residual: Tensor | None = None,  # (N, C_out / r^2, r * H, r * W)
+    base: Tensor | None = None,  # (N, C_out / r^2, H, W)
     pixel_shuffle: int = 1,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """``pixel_shuffle(act(scale * conv2d(q - zero_point, weight) + bias), r) + residual``, or that as uint8.
+    """``pixel_shuffle(act(scale * conv2d(q - zero_point, weight) + bias), r) + nearest(base, r)``, or that as uint8.
 
     ``q`` is ``x``, or ``to_uint8(x, zero_point)`` where ``x`` is floating.
     """
+    r = pixel_shuffle
     q = to_uint8(x.double(), zero_point) if x.is_floating_point() else x
     y = conv3x3(
         q.double() - zero_point,
@@ -38,7 +39,7 @@ def quantized_conv3x3(
         None if bias is None else bias.double(),
         activation=activation,
         slope=slope.double() if isinstance(slope, Tensor) else slope,
-        residual=None if residual is None else residual.double(),
-        pixel_shuffle=pixel_shuffle,
+        residual=None if base is None else base.double().repeat_interleave(r, 2).repeat_interleave(r, 3),
+        pixel_shuffle=r,
     )
     return y.to(dtype) if out_zero_point is None else to_uint8(y, out_zero_point)

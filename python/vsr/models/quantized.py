@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsr.errors import UserError
@@ -87,12 +86,11 @@ class QuantizedSRVGGNet(Upscaler):
         if x.device.type != "cpu":
             raise UserError(f"a quantized network runs on the CPU only, not on {x.device.type}: use --device cpu")
         x = x.contiguous(memory_format=torch.channels_last)
-        skip = x if self.scale == 1 else F.interpolate(x, scale_factor=self.scale, mode="nearest")
         y = self.first(x.to(self.first.weight.dtype))
         layers = self.layers
         for layer, following in pairwise(layers):
             y = layer(y, out_zero_point=following.zero_point)
-        return cast(Tensor, layers[-1](y, residual=skip, pixel_shuffle=self.scale, dtype=x.dtype))
+        return cast(Tensor, layers[-1](y, base=x, pixel_shuffle=self.scale, dtype=x.dtype))
 
 
 def is_quantized(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:
