@@ -9,7 +9,8 @@ eager float32 PyTorch first: a wrong answer has no speed. Raw peaks (float32 FMA
 measured between the tables, by a program that is compiled for it. Linux only. Peers that are not installed become rows
 that say so; pip install 'vsr-kernels[bench]' brings them.
 
-Names of cases and peers are in benchmarks/cpu_peers/cases.py and protocol.py; ``ours`` runs always, planned as in
+Cases of int8 networks run ONNX Runtime and OpenVINO on the same integers, as QuantizeLinear and DequantizeLinear tell
+them; this package's float32 and bfloat16 stand beside. Names of cases and peers are in benchmarks/cpu_peers/cases.py and protocol.py; ``ours`` runs always, planned as in
 ``vsr upscale``. torch-tuned, torch-compile and ours-unplanned run with glibc settings that keep large tensors instead
 of returning them to the system after every layer; all others as they come.
 """
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from cpu_peers.cases import cases
 from cpu_peers.peaks import Peaks, Probe, best
-from cpu_peers.protocol import PEERS, PRECISIONS, Setting
+from cpu_peers.protocol import INT8, PEERS, PRECISIONS, Setting
 from cpu_peers.report import EXPLANATION, environment, plot, print_peaks, table, write_json
 from cpu_peers.session import Section, Session
 from rich.console import Console
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace, cores: list[int]) -> int:
                     session.make(case.beside)
                 for threads in args.threads:
                     used = cores[:threads]
-                    for precision in precisions:
+                    for precision in (INT8,) if case.quantized else precisions:
                         print(f"{case.name}, {precision}, {threads} threads", file=sys.stderr)
                         setting = Setting(precision, threads)
                         section = session.measure(case, made, setting, used, 1 if args.smoke else args.rounds)

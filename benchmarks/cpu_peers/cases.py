@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,11 +14,15 @@ from numpy.typing import NDArray
 from . import networks
 from .networks import Network
 
+_CALIBRATED = (96, 160)  # of a picture, to quantize a network on
+_INT8_SLOPE = re.compile(r"^body\.(\d+)\.slope$")
+
 Array = NDArray[Any]
 Params = dict[str, Array]
 Inputs = list[Array]
 
 REAL_COMPACT, REAL_BASICVSR, CLIP = "animevideov3", "basicvsr-vimeo-bi", "city"
+REAL_REPSR, REAL_REPSR_C16 = "repsr-m4c32-x4", "repsr-m4c16-x2"
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,9 @@ class Case:
             an operator: every peer gets its own layout, and conversions are shown apart.
         ours: What module of this package does it; see :mod:`cpu_peers.ours`.
         memory: Bound by memory: judged by bytes rather than by products.
-        beside: Another case that this package also runs in the same section.
+        beside: Another case that this package also runs in the same section; beside a quantized one, in both other
+            precisions.
+        quantized: In int8 only.
     """
 
     name: str
@@ -45,6 +52,7 @@ class Case:
     whole: bool = False
     memory: bool = False
     beside: str | None = None
+    quantized: bool = False
 
 
 def _generator() -> np.random.Generator:
@@ -108,11 +116,28 @@ def _make_compact(height: int, width: int, channels: int, convs: int) -> tuple[I
     return [g.random((3, height, width), np.float32)], params
 
 
-def _make_real_compact(height: int, width: int) -> tuple[Inputs, Params]:
+def _make_real(name: str, height: int, width: int) -> tuple[Inputs, Params]:
     from vsr.models import load_model
 
-    state = load_model(REAL_COMPACT).state_dict()
+    state = load_model(name).state_dict()
     return _frames(1, height, width), {key: value.contiguous().numpy() for key, value in state.items()}
+
+
+def _make_int8(make: Callable[[], tuple[Inputs, Params]], scale: int) -> tuple[Inputs, Params]:
+    """Another case's network, quantized on the middle of its picture."""
+    import torch
+
+    from vsr.models import SRVGGNet
+    from vsr.quantization import quantize
+
+    (image,), params = make()
+    last = max(int(key.split(".")[1]) for key in params)
+    model = SRVGGNet(len(params["body.0.weight"]), last // 2 - 1, scale).eval()
+    model.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in params.items()})
+    top, left = (max(0, size - side) // 2 for size, side in zip(image.shape[1:], _CALIBRATED, strict=True))
+    patch = torch.from_numpy(image[None, :, top : top + _CALIBRATED[0], left : left + _CALIBRATED[1]])
+    state = quantize(model, [patch]).state_dict()
+    return [image], {_INT8_SLOPE.sub(r"slope.\1.weight", key): v.contiguous().numpy() for key, v in state.items()}
 
 
 def _make_real_basicvsr(height: int, width: int, count: int) -> tuple[Inputs, Params]:
@@ -172,14 +197,19 @@ def cases(smoke: bool) -> dict[str, Case]:
     size, medium, large = ((16, 24), (20, 28), (24, 32)) if smoke else ((180, 320), (360, 640), (720, 1280))
     odd = (13, 23) if smoke else (179, 317)
     wide, narrow, convs, blocks = (8, 8, 3, 2) if smoke else (64, 32, 17, 4)
-    trunk_blocks, repsr = (2, (8, 3)) if smoke else (10, (32, 5))
+    trunk_blocks, width_of_repsr, blocks_of_repsr = (2, 8, 2) if smoke else (10, 32, 4)
     clip = (32, 64) if smoke else (64, 128)
     count, vsr_blocks = (2, 1) if smoke else (3, 30)
 
     def compact(name: str, shape: tuple[int, int]) -> Case:
-        make = partial(_make_compact, *shape, wide, convs) if smoke else partial(_make_real_compact, *shape)
+        make = partial(_make_compact, *shape, wide, convs) if smoke else partial(_make_real, REAL_COMPACT, *shape)
         title = f"SRVGGNet {wide} x {convs - 1} x4, {_size(shape)}" + (f", {REAL_COMPACT}" if not smoke else "")
         return Case(name, title, partial(networks.compact, convs=convs, scale=4), make, "compact", whole=True)
+
+    def int8(beside: Case, convs: int, scale: int, make: Callable[[], tuple[Inputs, Params]]) -> Case:
+        network, made = partial(networks.compact_int8, convs=convs, scale=scale), partial(_make_int8, make, scale)
+        title, name = f"{beside.title}, all but the first convolution int8", f"{beside.name}-int8"
+        return Case(name, title, network, made, "compact_int8", whole=True, beside=beside.name, quantized=True)
 
     def chain(name: str, shape: tuple[int, int]) -> Case:
         make = partial(_make_chain, *shape, wide, blocks)
@@ -187,17 +217,33 @@ def cases(smoke: bool) -> dict[str, Case]:
             name, f"{_chain(wide, blocks)}, {_size(shape)}", partial(networks.chain, blocks=blocks), make, "chain"
         )
 
+    plain = compact("compact", size)
+    repsr = Case(
+        "repsr",
+        f"RepSR M{blocks_of_repsr}C{width_of_repsr} x4, {_size(size)}, random weights",
+        partial(networks.compact, convs=blocks_of_repsr + 1, scale=4),
+        partial(_make_compact, *size, width_of_repsr, blocks_of_repsr + 1),
+        "compact",
+        whole=True,
+    )
+    c16_scale = 4 if smoke else 2
+    repsr_c16 = Case(
+        "repsr-c16",
+        f"RepSR M{blocks_of_repsr}C16 x{c16_scale}, {_size(size)}" + ("" if smoke else f", {REAL_REPSR_C16}"),
+        partial(networks.compact, convs=blocks_of_repsr + 1, scale=c16_scale),
+        partial(_make_compact, *size, 16, blocks_of_repsr + 1) if smoke else partial(_make_real, REAL_REPSR_C16, *size),
+        "compact",
+        whole=True,
+    )
+    make_repsr = repsr.make if smoke else partial(_make_real, REAL_REPSR, *size)
     all_cases: Sequence[Case] = (
-        compact("compact", size),
+        plain,
         compact("compact-odd", odd),
-        Case(
-            "repsr",
-            f"RepSR M{repsr[1] - 1}C{repsr[0]} x4, {_size(size)}, random weights",
-            partial(networks.compact, convs=repsr[1], scale=4),
-            partial(_make_compact, *size, *repsr),
-            "compact",
-            whole=True,
-        ),
+        repsr,
+        repsr_c16,
+        int8(plain, convs, 4, plain.make),
+        int8(repsr, blocks_of_repsr + 1, 4, make_repsr),
+        int8(repsr_c16, blocks_of_repsr + 1, c16_scale, repsr_c16.make),
         Case(
             "basicvsr",
             f"BasicVSR x4, {count} frames {_size(clip)}" + ("" if smoke else f" of {CLIP}, {REAL_BASICVSR}"),

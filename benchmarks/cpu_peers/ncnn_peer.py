@@ -13,7 +13,7 @@ import ncnn
 import numpy as np
 
 from .cases import Array, Case
-from .protocol import Prepared, Setting, UnsupportedError
+from .protocol import INT8, Prepared, Setting, UnsupportedError
 from .recorder import Blob, Node, Recorder
 
 _MAGIC = "7767517"
@@ -23,6 +23,8 @@ _PADDING = {"zeros": 1, "border": 2}
 
 def prepare(case: Case, inputs: Sequence[Array], params: Mapping[str, Array], setting: Setting) -> Prepared:
     """See :class:`cpu_peers.protocol.Prepare`."""
+    if setting.precision == INT8:
+        raise UnsupportedError("reads int8 of its own tools only")
     if setting.fast:
         raise UnsupportedError("has no such setting")
     graph = Recorder(case.network, params, [x.shape for x in inputs])

@@ -17,6 +17,12 @@ class Ops(Protocol[T]):
     def conv(self, x: T, name: str) -> T:
         """Convolution with ``name.weight`` (C_out, C_in, k, k), ``name.bias`` and padding k // 2."""
 
+    def rounded(self, x: T, name: str) -> T:
+        """x as uint8: rounded, plus ``name.zero_point``, clamped; what reads it sees that zero point as zero."""
+
+    def int8_conv(self, x: T, name: str) -> T:
+        """Convolution of a rounded x with ``name.weight`` (int8) times ``name.scale`` (C_out,), and ``name.bias``."""
+
     def relu(self, x: T) -> T:
         """max(x, 0); x is not used again."""
 
@@ -79,6 +85,15 @@ def compact(ops: Ops[T], x: T, *, convs: int, scale: int) -> list[T]:
         y = ops.prelu(ops.conv(y, f"body.{2 * index}"), f"body.{2 * index + 1}")
     y = ops.pixel_shuffle(ops.conv(y, f"body.{2 * convs}"), scale)
     return [ops.add(y, ops.nearest(x, scale))]
+
+
+def compact_int8(ops: Ops[T], x: T, *, convs: int, scale: int) -> list[T]:
+    """The same, all but the first convolution in int8; numbers between layers are in quanta."""
+    y = ops.prelu(ops.conv(ops.narrow(x), "body.0"), "slope.0")
+    for index in range(1, convs):
+        y = ops.prelu(ops.int8_conv(ops.rounded(y, f"body.{index}"), f"body.{index}"), f"slope.{index}")
+    y = ops.int8_conv(ops.rounded(y, f"body.{convs}"), f"body.{convs}")
+    return [ops.add(ops.pixel_shuffle(y, scale), ops.nearest(x, scale))]
 
 
 def chain(ops: Ops[T], x: T, *, blocks: int, prefix: str = "") -> list[T]:

@@ -31,7 +31,14 @@ def onnx_model(graph: Recorder) -> bytes:
         x, out, at = [blob.name for blob in node.inputs], node.output.name, node.settings
         if node.kind == "conv":
             pad = at["weight"].shape[-1] // 2
-            emit("Conv", [*x, constant(at["weight"]), constant(at["bias"])], out, pads=[pad] * 4)
+            weight = constant(at["weight"])
+            if "scale" in at:
+                zeros = constant(np.zeros(len(at["scale"]), np.int8))
+                weight = emit("DequantizeLinear", [weight, constant(at["scale"]), zeros], out + "weight", axis=0)
+            emit("Conv", [*x, weight, constant(at["bias"])], out, pads=[pad] * 4)
+        elif node.kind == "rounded":
+            grid = [constant(np.float32(1)), constant(at["zero_point"].reshape(()))]
+            emit("DequantizeLinear", [emit("QuantizeLinear", [*x, *grid], out + "bytes"), *grid], out)
         elif node.kind == "leaky":
             emit("LeakyRelu", x, out, alpha=at["slope"]) if at["slope"] else emit("Relu", x, out)
         elif node.kind == "prelu":

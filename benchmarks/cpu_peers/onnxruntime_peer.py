@@ -12,7 +12,7 @@ from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 
 from .cases import Array, Case
 from .onnx_graph import onnx_model
-from .protocol import Prepared, Setting, UnsupportedError
+from .protocol import INT8, Prepared, Setting, UnsupportedError
 from .recorder import Recorder
 
 _REORDERS = ("ReorderInput", "ReorderOutput")
@@ -20,8 +20,8 @@ _REORDERS = ("ReorderInput", "ReorderOutput")
 
 def prepare(case: Case, inputs: Sequence[Array], params: Mapping[str, Array], setting: Setting) -> Prepared:
     """See :class:`cpu_peers.protocol.Prepare`."""
-    if setting.precision != "float32" or setting.fast:
-        raise UnsupportedError("has float32 convolutions only")
+    if setting.precision not in ("float32", INT8) or setting.fast:
+        raise UnsupportedError("has float32 and int8 convolutions only")
     graph = Recorder(case.network, params, [x.shape for x in inputs])
     model = onnx_model(graph)
     feed = {blob.name: x[None] for blob, x in zip(graph.inputs, inputs, strict=True)}

@@ -13,10 +13,10 @@ import openvino as ov
 
 from .cases import Array, Case
 from .onnx_graph import onnx_model
-from .protocol import Prepared, Setting, UnsupportedError
+from .protocol import INT8, Prepared, Setting, UnsupportedError
 from .recorder import Recorder
 
-_HINTS = {"float32": "f32", "bfloat16": "bf16"}
+_HINTS = {"float32": "f32", "bfloat16": "bf16", INT8: "bf16"}  # of int8 networks: what is left of them
 _REORDERS = ("Reorder", "Convert")
 
 

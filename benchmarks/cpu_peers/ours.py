@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,19 +10,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vsr.models import BasicVSR, SRVGGNet, Upscaler
+from vsr.inference.device import cpu_has_bfloat16
+from vsr.models import BasicVSR, QuantizedSRVGGNet, SRVGGNet, Upscaler
 from vsr.models.basicvsr import ResidualTrunk
 from vsr_kernels import Plan, flow_warp, pixel_shuffle, plan
 from vsr_kernels.nn import ResidualBlock, SparseResidualBlock
 
 from .cases import Array, Case
-from .protocol import Prepared, Setting, UnsupportedError
+from .protocol import INT8, Prepared, Setting, UnsupportedError
 from .torch_peer import arrays, conversions, own_layout, plain_layout, tensors
 
 
 def _compact(state: dict[str, Tensor], channels: int) -> nn.Module:
     last = max(int(key.split(".")[1]) for key in state)
-    return SRVGGNet(state["body.0.weight"].shape[0], last // 2 - 1)
+    return SRVGGNet(state["body.0.weight"].shape[0], last // 2 - 1, math.isqrt(state[f"body.{last}.bias"].numel() // 3))
+
+
+def _compact_int8(state: dict[str, Tensor], channels: int) -> nn.Module:
+    last = max(int(key.split(".")[1]) for key in state)
+    scale = math.isqrt(state[f"body.{last}.bias"].numel() // 3)
+    for key in [key for key in state if key.startswith("slope")]:
+        state[key.replace("slope", "body").replace("weight", "slope")] = state.pop(key)
+    return QuantizedSRVGGNet(state["body.0.weight"].shape[0], last - 1, scale)
 
 
 def _basicvsr(state: dict[str, Tensor], channels: int) -> nn.Module:
@@ -49,7 +59,14 @@ def _pruned(state: dict[str, Tensor], channels: int) -> nn.Module:
     return nn.Sequential(*made)
 
 
-_MODELS = {"compact": _compact, "basicvsr": _basicvsr, "chain": _chain, "trunk": _trunk, "pruned": _pruned}
+_MODELS = {
+    "compact": _compact,
+    "compact_int8": _compact_int8,
+    "basicvsr": _basicvsr,
+    "chain": _chain,
+    "trunk": _trunk,
+    "pruned": _pruned,
+}
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "flow_warp": flow_warp,
     "pixel_shuffle": lambda x: pixel_shuffle(x, 2),
@@ -82,7 +99,8 @@ def prepare(
 ) -> Prepared:
     """See :class:`cpu_peers.protocol.Prepare`."""
     torch.set_num_threads(setting.threads)
-    dtype = getattr(torch, setting.precision)
+    floating = "bfloat16" if cpu_has_bfloat16() else "float32"
+    dtype = getattr(torch, floating if setting.precision == INT8 else setting.precision)
     model = _FUNCTIONS.get(case.ours) or _model(case, params, inputs[0].shape[0], dtype)
     plans: list[Plan] = []
     if planned:

@@ -15,6 +15,9 @@ from .recorder import UnsupportedError
 
 PRECISIONS = ("float32", "bfloat16")
 
+#: Of quantized cases alone; what is left in floating point may be either of these.
+INT8 = "int8"
+
 #: glibc keeps large tensors instead of returning them to the system after every layer.
 TUNED = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=8589934592:glibc.malloc.top_pad=268435456"
 
@@ -39,7 +42,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Setting:
-    """How a case is to run: ``precision`` is one of PRECISIONS; ``fast`` asks for float32 of relaxed precision."""
+    """How a case is to run: ``precision`` is one of PRECISIONS, or INT8; ``fast`` asks for float32 of relaxed precision."""
 
     precision: str
     threads: int
@@ -144,6 +147,7 @@ def _rows(a: Array, b: Array) -> Iterator[tuple[Array, Array]]:
 
 
 __all__ = [
+    "INT8",
     "PEERS",
     "PRECISIONS",
     "Peer",

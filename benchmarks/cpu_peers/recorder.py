@@ -66,6 +66,16 @@ class Recorder:
         self.flops += 2 * c_out * c_in * k * k * h * w
         return self._node("conv", [x], (c_out, h, w), weight=weight, bias=bias)
 
+    def rounded(self, x: Blob, name: str) -> Blob:
+        """A node with a zero point."""
+        return self._node("rounded", [x], x.shape, zero_point=self.params[f"{name}.zero_point"])
+
+    def int8_conv(self, x: Blob, name: str) -> Blob:
+        """A convolution node with scales."""
+        made = self.conv(x, name)
+        self.nodes[-1].settings["scale"] = self.params[f"{name}.scale"]
+        return made
+
     def relu(self, x: Blob) -> Blob:
         """A leaky ReLU of slope 0."""
         return self.leaky_relu(x, 0.0)

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from .cases import Case
-from .protocol import PEERS, Setting
+from .protocol import INT8, PEERS, PRECISIONS, Setting
 from .worker import TRUTH
 
 #: Relative L2 distance that an output may have to eager float32 PyTorch with coordinates in float64, by precision;
-#: ``fast`` is float32 of relaxed precision.
-TOLERANCES = {"float32": 5e-5, "fast": 2e-4, "bfloat16": 3e-2}
+#: ``fast`` is float32 of relaxed precision. Of int8 networks, the truth is the quantized network: roundings that come out
+#: on the other side are left.
+TOLERANCES = {"float32": 5e-5, "fast": 2e-4, "bfloat16": 3e-2, INT8: 1e-2}
 _TURN = 0.1  # seconds that a turn takes at least, by repeating short calls
 _MOST_CALLS = 200
 _PAUSE = 0.02  # until the threads of the last one to run no longer spin
@@ -161,8 +162,10 @@ class Session:
                 if setting.precision == "float32" and not case.memory:
                     fast = Setting(setting.precision, setting.threads, fast=True)
                     self._add(section, peer, case.name, fast, cores, reason)
-                if case.beside:
-                    self._add(section, peer, case.beside, setting, cores, reason)
+                for precision in PRECISIONS if case.quantized else [setting.precision]:
+                    if case.beside:
+                        other = Setting(precision, setting.threads)
+                        self._add(section, peer, case.beside, other, cores, reason)
         calls = [self._calls(row) for row in section.rows]
         for row in section.rows:
             if row.refused is None and not case.whole:
@@ -190,7 +193,8 @@ class Session:
         self, section: Section, peer: str, case: str, setting: Setting, cores: Sequence[int], reason: str | None
     ) -> None:
         """A row, prepared and compared."""
-        label = peer + (", fast" if setting.fast else "") + (f", {case}" if case != section.case else "")
+        parts = [peer] + ["fast"] * setting.fast + [case] * (case != section.case)
+        label = ", ".join(parts + [setting.precision] * (setting.precision != section.precision))
         tolerance = TOLERANCES["fast" if setting.fast else setting.precision]
         row = Row(peer, label, f"{case} {setting}", tolerance, refused=reason)
         section.rows.append(row)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cases import Array, Case
-from .protocol import Prepared, Setting, UnsupportedError
+from .protocol import INT8, Prepared, Setting, UnsupportedError
 
 
 class TorchOps(nn.Module):
@@ -43,6 +43,16 @@ class TorchOps(nn.Module):
         """conv2d."""
         weight = self.param(f"{name}.weight")
         return F.conv2d(x.to(self.dtype), weight, self.param(f"{name}.bias"), padding=weight.shape[-1] // 2)
+
+    def rounded(self, x: Tensor, name: str) -> Tensor:
+        """Less the zero point."""
+        zero = self.param(f"{name}.zero_point").item()
+        return x.round().clamp(-zero, 255 - zero)
+
+    def int8_conv(self, x: Tensor, name: str) -> Tensor:
+        """conv2d in floating point."""
+        weight = self.param(f"{name}.weight").to(x.dtype) * self.param(f"{name}.scale")[:, None, None, None]
+        return F.conv2d(x, weight, self.param(f"{name}.bias"), padding=1)
 
     def relu(self, x: Tensor) -> Tensor:
         """In place."""
@@ -210,6 +220,8 @@ def prepare(
     """See :class:`cpu_peers.protocol.Prepare`."""
     if setting.fast:
         raise UnsupportedError("has no such setting")
+    if setting.precision == INT8:
+        raise UnsupportedError("has no int8 convolution")
     torch.set_num_threads(setting.threads)
     dtype = getattr(torch, setting.precision)
     ops = _Compiled(params, dtype) if compiled else TorchOps(params, dtype)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from cpu_peers.cases import Array, cases
 from cpu_peers.peaks import Peaks, Probe
-from cpu_peers.protocol import PEERS, PRECISIONS, Peer, Setting, Store, UnsupportedError, distance
+from cpu_peers.protocol import INT8, PEERS, PRECISIONS, Peer, Setting, Store, UnsupportedError, distance
 from cpu_peers.report import plot, print_peaks, table, write_json
 from cpu_peers.session import TOLERANCES, Row, Section, Session
 from cpu_peers.torch_peer import truth
@@ -49,11 +49,12 @@ def test_every_peer_computes_every_case(peer: str, case: str, made: Any) -> None
     prepare = importlib.import_module(f"cpu_peers.{PEERS[peer].module}").prepare
     inputs, params, expected = made(case)
     assert all(np.count_nonzero(x) for x in (*inputs, *expected))
-    for precision in PRECISIONS:
+    for precision in (INT8,) if CASES[case].quantized else PRECISIONS:
         try:
             prepared = prepare(CASES[case], inputs, params, Setting(precision, 1))
         except UnsupportedError:
-            assert (peer, precision) == ("onnxruntime", "bfloat16") or (peer, case) == ("ncnn", "pruned")
+            without = (("onnxruntime", "bfloat16"), ("torch", INT8), ("ncnn", INT8))
+            assert (peer, precision) in without or (peer, case) == ("ncnn", "pruned")
             continue
         error = distance(prepared.outputs(prepared.call()), expected)
         if (peer, case, precision) == ("ncnn", "flow_warp", "bfloat16"):
