@@ -10,7 +10,9 @@ measured between the tables, by a program that is compiled for it. Linux only. P
 that say so; pip install 'vsr-kernels[bench]' brings them.
 
 Cases of int8 networks run ONNX Runtime and OpenVINO on the same integers, as QuantizeLinear and DequantizeLinear tell
-them; this package's float32 and bfloat16 stand beside. Names of cases and peers are in benchmarks/cpu_peers/cases.py and protocol.py; ``ours`` runs always, planned as in
+them; this package's float32 and bfloat16 stand beside.
+
+Names of cases and peers are in benchmarks/cpu_peers/cases.py and protocol.py; ``ours`` runs always, planned as in
 ``vsr upscale``. torch-tuned, torch-compile and ours-unplanned run with glibc settings that keep large tensors instead
 of returning them to the system after every layer; all others as they come.
 """

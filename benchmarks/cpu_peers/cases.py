@@ -208,7 +208,8 @@ def cases(smoke: bool) -> dict[str, Case]:
 
     def int8(beside: Case, convs: int, scale: int, make: Callable[[], tuple[Inputs, Params]]) -> Case:
         network, made = partial(networks.compact_int8, convs=convs, scale=scale), partial(_make_int8, make, scale)
-        title, name = f"{beside.title}, all but the first convolution int8", f"{beside.name}-int8"
+        title = f"{beside.title.split(', random')[0]}, all but the first convolution int8"
+        name = f"{beside.name}-int8"
         return Case(name, title, network, made, "compact_int8", whole=True, beside=beside.name, quantized=True)
 
     def chain(name: str, shape: tuple[int, int]) -> Case:

@@ -42,7 +42,10 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Setting:
-    """How a case is to run: ``precision`` is one of PRECISIONS, or INT8; ``fast`` asks for float32 of relaxed precision."""
+    """How a case is to run.
+
+    ``precision`` is one of PRECISIONS, or INT8; ``fast`` asks for float32 of relaxed precision.
+    """
 
     precision: str
     threads: int

@@ -18,8 +18,8 @@ from .protocol import INT8, PEERS, PRECISIONS, Setting
 from .worker import TRUTH
 
 #: Relative L2 distance that an output may have to eager float32 PyTorch with coordinates in float64, by precision;
-#: ``fast`` is float32 of relaxed precision. Of int8 networks, the truth is the quantized network: roundings that come out
-#: on the other side are left.
+#: ``fast`` is float32 of relaxed precision. The truth of int8 networks is quantized too: what is left are roundings
+#: that come out on the other side.
 TOLERANCES = {"float32": 5e-5, "fast": 2e-4, "bfloat16": 3e-2, INT8: 1e-2}
 _TURN = 0.1  # seconds that a turn takes at least, by repeating short calls
 _MOST_CALLS = 200

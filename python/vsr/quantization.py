@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +58,7 @@ def quantize(model: SRVGGNet, patches: Sequence[Tensor]) -> QuantizedSRVGGNet:
         A network of its own, in eval mode.
     """
     made = QuantizedSRVGGNet(**model.config)  # type: ignore[arg-type]
-    convolutions = [(conv.weight.float().contiguous(), conv.bias.float()) for conv in model.convolutions]
+    convolutions = [(conv.weight.float().contiguous(), cast(Tensor, conv.bias).float()) for conv in model.convolutions]
     slopes = _slopes(model)
     last = len(convolutions) - 1
 
@@ -69,7 +70,7 @@ def quantize(model: SRVGGNet, patches: Sequence[Tensor]) -> QuantizedSRVGGNet:
     exact = [activated(0, F.conv2d(x, weight, bias, padding=1)) for x in patches]
     grid = _grid(exact, convolutions[1][0])
     made.first.weight.copy_(weight / grid.quantum[:, None, None, None])
-    made.first.bias.copy_(bias / grid.quantum)  # type: ignore[union-attr]
+    cast(Tensor, made.first.bias).copy_(bias / grid.quantum)
     levels = [grid.levels(x) for x in exact]
     for index, layer in enumerate(made.layers, 1):
         weight, bias = convolutions[index]
@@ -89,7 +90,7 @@ def quantize(model: SRVGGNet, patches: Sequence[Tensor]) -> QuantizedSRVGGNet:
         layer.bias.div_(grid.quantum)
     for module, slope in zip(list(made.body)[:last], slopes, strict=True):
         if isinstance(slope, Tensor):
-            module.slope.copy_(slope)  # type: ignore[union-attr, operator]
+            cast(Tensor, module.slope).copy_(slope)
     return made.to(memory_format=torch.channels_last).eval()
 
 

@@ -101,11 +101,11 @@ class Stub:
         return {"apart": None, "inside": self.inside}
 
 
-def measured(case: str, rounds: int, **workers: Stub) -> Section:
+def measured(case: str, rounds: int, *, precision: str = "float32", **workers: Stub) -> Section:
     session = Session.__new__(Session)
     session.missing = dict.fromkeys(workers) | {"absent": "not installed"}
     session.workers = workers  # type: ignore[assignment]
-    return session.measure(CASES[case], {"flops": 8, "values": 5}, Setting("float32", 1), CORES, rounds)
+    return session.measure(CASES[case], {"flops": 8, "values": 5}, Setting(precision, 1), CORES, rounds)
 
 
 def test_ratios_within_rounds_without_conversions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +131,16 @@ def test_a_wrong_output_is_not_timed(error: float, monkeypatch: pytest.MonkeyPat
     assert row.is_wrong() and row.wall == [] and "not timed" in str(row.refused)
     assert "run" not in wrong.asked
     assert not section.rows[0].is_wrong()
+
+
+def test_int8_stands_beside_other_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PEERS, "absent", Peer("absent", "absent"))
+    ours = Stub(1e-7, [9, 1, 9, 1, 9, 1, 10.0, 20.0, 15.0])
+    section = measured("repsr-int8", 1, precision=INT8, ours=ours)
+    labels = ["ours", "ours, repsr, float32", "ours, repsr, bfloat16", "absent"]
+    assert [row.label for row in section.rows] == labels
+    assert [row.tolerance for row in section.rows[:3]] == [TOLERANCES[p] for p in (INT8, *PRECISIONS)]
+    assert section.rows[1].ratios(section.rows[0]) == [2]
 
 
 def test_a_peer_that_ends_has_no_times(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,7 @@ def test_cpu_features_agree_with_torch(monkeypatch: pytest.MonkeyPatch, tmp_path
         pytest.skip("this system does not list processor features in /proc/cpuinfo")
     assert features["AVX2"] == torch.cpu._is_avx2_supported()
     assert features["AVX-512"] == torch.cpu._is_avx512_supported()
+    assert features["AVX512_VNNI"] == torch.cpu._is_vnni_supported()
     assert features["AVX512_BF16"] == torch.cpu._is_avx512_bf16_supported()
 
 

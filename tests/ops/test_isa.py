@@ -87,7 +87,10 @@ WARP = "import torch, vsr_kernels; vsr_kernels.flow_warp(torch.zeros(1, 1, 2, 2)
 def test_an_unknown_instruction_set_is_an_error() -> None:
     done = run("sse9", "-c", WARP)
     assert done.returncode != 0
-    assert "VSR_KERNELS_CPU_ISA: expected portable, avx2, avx512, avx512_vnni, avx512_bf16 or amx_bf16, got sse9" in done.stderr
+    assert (
+        "VSR_KERNELS_CPU_ISA: expected portable, avx2, avx512, avx512_vnni, avx512_bf16 or amx_bf16, got sse9"
+        in done.stderr
+    )
 
 
 def test_a_missing_instruction_set_is_an_error() -> None:

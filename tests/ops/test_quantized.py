@@ -336,6 +336,15 @@ def test_the_operator_itself_stays_within_its_buffers(change: dict[str, Any]) ->
         torch.ops.vsr_kernels.quantized_conv3x3(*given.values())
 
 
+@pytest.mark.skipif(not vsr_kernels.backends()["cpu"].available, reason="no compiled operators")
+def test_gradients_are_refused() -> None:
+    x = torch.zeros(2, 4, 5, 6, requires_grad=True)
+    out_zero = torch.zeros(1, dtype=torch.uint8)
+    assert not vsr_kernels.quantized_conv3x3(**good() | {"x": x}, out_zero_point=out_zero).requires_grad
+    with pytest.raises(RuntimeError, match="vsr_kernels::quantized_conv3x3 is not differentiable"):
+        vsr_kernels.quantized_conv3x3(**good() | {"x": x}).sum().backward()
+
+
 def module(c_in: int = 5, c_out: int = 12, activation: str = "prelu") -> QuantizedConv3x3:
     made = QuantizedConv3x3(c_in, c_out, activation=activation, slope=0.1 if activation == "leaky_relu" else None)
     call = next(c for c in (draw(s, channels=(c_in, c_out)) for s in range(99)) if c.arguments["pixel_shuffle"] == 1)

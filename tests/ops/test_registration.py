@@ -49,7 +49,14 @@ CUDA_ONLY = ("conv_chain", "conv_chain_pack")
 CPU_ONLY = ("quantized_conv3x3", "quantized_conv3x3_pack")
 
 #: Operators that are a backward, or none that is differentiated: their samples need no gradient.
-BACKWARD = ("conv3x3_backward", "conv3x3_epilogue_backward", "conv3x3_pack", "flow_warp_backward", *CUDA_ONLY, *CPU_ONLY)
+BACKWARD = (
+    "conv3x3_backward",
+    "conv3x3_epilogue_backward",
+    "conv3x3_pack",
+    "flow_warp_backward",
+    *CUDA_ONLY,
+    *CPU_ONLY,
+)
 
 
 def obstacle_of(operator: str, backend: str) -> str | None:

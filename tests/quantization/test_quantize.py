@@ -49,7 +49,9 @@ def network(act_type: str = "prelu", scale: int = 2, convs: int = 3, seed: int =
 PATCHES = [picture(40, 48, phase) for phase in (0.0, 1.0, 2.0)]
 
 
-@pytest.mark.parametrize(("act_type", "scale", "convs"), [("prelu", 2, 3), ("relu", 4, 2), ("leakyrelu", 1, 1), ("prelu", 3, 0)])
+@pytest.mark.parametrize(
+    ("act_type", "scale", "convs"), [("prelu", 2, 3), ("relu", 4, 2), ("leakyrelu", 1, 1), ("prelu", 3, 0)]
+)
 def test_close_to_float(act_type: str, scale: int, convs: int) -> None:
     """On a picture that it has not seen, in every dtype of the first layer; the same when planned, and in tiles."""
     model = network(act_type, scale, convs)

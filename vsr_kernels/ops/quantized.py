@@ -41,8 +41,8 @@ def quantized_conv3x3(
     channel, belongs into ``scale`` and ``bias``: divide both by it, and ``out_zero_point`` rounds the result to uint8.
 
     Args:
-        x: (N, C_in, H, W), any strides; channels_last is the fast path. uint8, or float32, float16 or bfloat16 in quanta:
-            rounded, plus ``zero_point``, clamped to 0 ... 255.
+        x: (N, C_in, H, W), any strides; channels_last is the fast path. uint8, or float32, float16 or bfloat16 in
+            quanta: rounded, plus ``zero_point``, clamped to 0 ... 255.
         weight: (C_out, C_in, 3, 3) int8, C_in <= 7000.
         zero_point: (1,) uint8, what stands for zero in ``x``.
         scale: (C_out,) float32, factors of the sums.
@@ -182,8 +182,13 @@ def _into_fake(out: Tensor, *_: Any) -> None:
     """Nothing is made."""
 
 
+def _backward(ctx: Any, *grads: Tensor) -> None:
+    raise RuntimeError(f"vsr_kernels::{_OP} is not differentiable: its values are rounded; train before quantizing")
+
+
 @on_load(COMPILED)
 def _register(namespace: str) -> None:
     torch.library.register_fake(f"{namespace}::quantized_conv3x3", _fake)
+    torch.library.register_autograd(f"{namespace}::quantized_conv3x3", _backward)
     torch.library.register_fake(f"{namespace}::quantized_conv3x3_pack", _pack_fake)
     torch.library.register_fake(f"{namespace}::quantized_conv3x3_into", _into_fake)

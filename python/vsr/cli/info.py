@@ -13,6 +13,7 @@ import typer
 _CPU_FLAGS = {
     "AVX2": "avx2",
     "AVX-512": "avx512f",
+    "AVX512_VNNI": "avx512_vnni",
     "AVX512_BF16": "avx512_bf16",
     "AMX_TILE": "amx_tile",
     "AMX_BF16": "amx_bf16",

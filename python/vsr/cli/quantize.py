@@ -20,14 +20,14 @@ _PATCH, _CHECKED = 128, 256  # sides of what is calibrated and checked on
 
 
 def quantize(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint of SRVGG or RepSR, or a name of weights.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A checkpoint of SRVGG or RepSR, or a name of weights.")
+    ],
     clip: Annotated[
         str, typer.Argument(metavar="CLIP", help="Pictures like those to come: a video, a folder, or clip:NAME.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors to write.")],
-    frames: Annotated[
-        int, typer.Option(min=1, help="Frames to calibrate on; as many others are for the check.")
-    ] = 8,
+    frames: Annotated[int, typer.Option(min=1, help="Frames to calibrate on; as many others are for the check.")] = 8,
 ) -> None:
     """Make a network int8, and say how far it is from float32 and how fast on this CPU."""
     from vsr.files import check_folder
