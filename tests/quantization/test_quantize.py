@@ -115,6 +115,8 @@ def test_a_grid_has_a_level_for_all_that_was_seen() -> None:
     for x in inputs:
         back = grid.levels(x) * grid.quantum[:, None, None]
         assert bool(((back - x).abs() <= 0.5001 * grid.quantum[:, None, None]).all())
+    beyond = grid.levels(inputs[0] * 3) + grid.zero
+    assert (float(beyond.min()), float(beyond.max())) == (0, 255)
     positive = _grid([x.abs() for x in inputs], weight)
     assert positive.zero == 0
     nothing = _grid([torch.zeros(1, 5, 2, 2)], weight)

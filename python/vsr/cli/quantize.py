@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,7 +31,10 @@ def quantize(
     frames: Annotated[int, typer.Option(min=1, help="Frames to calibrate on; as many others are for the check.")] = 8,
 ) -> None:
     """Make a network int8, and say how far it is from float32 and how fast on this CPU."""
+    import torch
+
     from vsr.files import check_folder
+    from vsr.inference.device import cpu_has_bfloat16
     from vsr.models import load_model, save_model
     from vsr.quantization import psnr_between
     from vsr.quantization import quantize as made_int8
@@ -45,12 +49,19 @@ def quantize(
     save_model(calibrated, out)
 
     checked = [_patch(frame, _CHECKED, chance) for frame in drawn[1::2]]
+    fast = torch.bfloat16 if cpu_has_bfloat16() else torch.float32  # as ``vsr upscale`` chooses it
+    calibrated.to(fast)
     scores = psnr_between(calibrated, network, checked)
     typer.echo(
         f"PSNR to float32 on {len(scores)} frames that were not calibrated on: {sum(scores) / len(scores):.2f} dB "
         f"(least {min(scores):.2f})"
     )
-    typer.echo(_speed(calibrated, network, checked[0]))
+    networks = {
+        "int8": calibrated,
+        str(fast).removeprefix("torch."): copy.deepcopy(network).to(fast),
+        "float32": network,
+    }
+    typer.echo(_speed(networks, checked[0]))
     typer.echo(out)
 
 
@@ -96,25 +107,18 @@ def _patch(frame: Tensor, side: int, chance: random.Random) -> Tensor:
     return part.permute(2, 0, 1)[None].float() / 255
 
 
-def _speed(calibrated: Upscaler, network: Upscaler, picture: Tensor) -> str:
-    """Times of one picture in each precision that this CPU has instructions for."""
-    import copy
-
+def _speed(networks: dict[str, Upscaler], picture: Tensor) -> str:
+    """Times of one picture by each network, the first of which should be the fastest."""
     import torch
 
-    from vsr.inference.device import cpu_has_bfloat16
     from vsr.quantization import seconds_per_picture
     from vsr_kernels import cpu_isa
 
-    networks = {"int8": calibrated}
-    if cpu_has_bfloat16():
-        networks = {"int8": copy.deepcopy(calibrated).bfloat16(), "bfloat16": copy.deepcopy(network).bfloat16()}
-    networks["float32"] = network
     times = seconds_per_picture(networks, picture)
     height, width = picture.shape[-2:]
     listed = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in times.items())
     text = f"{width}x{height}, {torch.get_num_threads()} threads, {cpu_isa()}: {listed}"
-    rival, best = min(((name, t) for name, t in times.items() if name != "int8"), key=lambda one: one[1])
-    if times["int8"] >= best:
+    rival = min((name for name in times if name != "int8"), key=times.__getitem__)
+    if times["int8"] >= times[rival]:
         text += f"\nint8 is not faster than {rival} on this CPU: use {rival} here"
     return text
