@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vsr.models.base import Upscaler
+from vsr.models.export import layers_of
 from vsr.models.quantized import QuantizedSRVGGNet
 from vsr.models.srvgg import SRVGGNet
 from vsr_kernels import plan
@@ -58,16 +59,10 @@ def quantize(model: SRVGGNet, patches: Sequence[Tensor]) -> QuantizedSRVGGNet:
         A network of its own, in eval mode.
     """
     made = QuantizedSRVGGNet(**model.config)  # type: ignore[arg-type]
-    convolutions = [(conv.weight.float().contiguous(), cast(Tensor, conv.bias).float()) for conv in model.convolutions]
-    slopes = _slopes(model)
+    convolutions, slopes = layers_of(model)
     last = len(convolutions) - 1
-
-    def activated(index: int, sums: Tensor) -> Tensor:
-        slope = slopes[index]
-        return F.prelu(sums, slope) if isinstance(slope, Tensor) else F.leaky_relu(sums, slope)
-
     weight, bias = convolutions[0]
-    exact = [activated(0, F.conv2d(x, weight, bias, padding=1)) for x in patches]
+    exact = [F.prelu(F.conv2d(x, weight, bias, padding=1), slopes[0]) for x in patches]
     grid = _grid(exact, convolutions[1][0])
     made.first.weight.copy_(weight / grid.quantum[:, None, None, None])
     cast(Tensor, made.first.bias).copy_(bias / grid.quantum)
@@ -82,24 +77,17 @@ def quantize(model: SRVGGNet, patches: Sequence[Tensor]) -> QuantizedSRVGGNet:
         layer.bias.copy_(fitted.bias)
         if index == last:
             break
-        exact = [activated(index, z) for z in sums]
+        exact = [F.prelu(z, slopes[index]) for z in sums]
         grid = _grid(exact, convolutions[index + 1][0])
         rounded = fitted.weight.float() * fitted.scale[:, None, None, None]
-        levels = [grid.levels(activated(index, F.conv2d(x, rounded, fitted.bias, padding=1))) for x in levels]
+        outputs = (F.conv2d(x, rounded, fitted.bias, padding=1) for x in levels)
+        levels = [grid.levels(F.prelu(y, slopes[index])) for y in outputs]
         layer.scale.div_(grid.quantum)
         layer.bias.div_(grid.quantum)
-    for module, slope in zip(list(made.body)[:last], slopes, strict=True):
-        if isinstance(slope, Tensor):
+    if model.act_type == "prelu":
+        for module, slope in zip(list(made.body)[:last], slopes, strict=True):
             cast(Tensor, module.slope).copy_(slope)
     return made.to(memory_format=torch.channels_last).eval()
-
-
-def _slopes(model: SRVGGNet) -> list[Tensor | float]:
-    """Of the activations: tensors (C,) of prelu, else numbers, 0 for relu."""
-    slope = model.activation_slope()
-    if isinstance(slope, list):
-        return [each.float() for each in slope]
-    return [slope or 0.0] * (len(model.convolutions) - 1)
 
 
 def _grid(inputs: Sequence[Tensor], weight: Tensor) -> _Grid:

@@ -17,9 +17,11 @@ from typer.testing import CliRunner
 
 from vsr.cli import app
 from vsr.errors import UserError
-from vsr.models import BasicVSR, PrunedSRVGGNet, QuantizedSRVGGNet, SRVGGNet, load_model, save_model
+from vsr.models import EDSR, BasicVSR, PrunedSRVGGNet, QuantizedSRVGGNet, SRVGGNet, load_model, save_model
 from vsr.models.units import units_of
 from vsr.quantization import _fit, _grid, _rounded, psnr_between, quantize
+from vsr.training.config import CheckpointConfig
+from vsr.training.trainer import build_model
 from vsr_kernels import plan
 
 
@@ -225,16 +227,34 @@ def test_slower_is_said(plain: Path, clip: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_networks_that_cannot_be_quantized(plain: Path, clip: Path, tmp_path: Path) -> None:
-    recurrent, pruned, quantized = (tmp_path / f"{name}.safetensors" for name in ("recurrent", "pruned", "quantized"))
+    names = ("recurrent", "blocks", "pruned", "quantized")
+    recurrent, blocks, pruned, quantized = (tmp_path / f"{name}.safetensors" for name in names)
+    save_model(EDSR(8, 1), blocks)
     save_model(BasicVSR(8, 1), recurrent)
     save_model(PrunedSRVGGNet(units_of(network()).everything, 12, 3, 2), pruned)
     save_model(quantize(network(), PATCHES[:1]), quantized)
     out = tmp_path / "out.safetensors"
-    for path, kind in ((recurrent, "recurrent"), (pruned, "pruned"), (quantized, "quantized already")):
+    for path, kind in (
+        (recurrent, "recurrent"),
+        (blocks, "no chain of convolutions"),
+        (pruned, "pruned"),
+        (quantized, "quantized already"),
+    ):
         code, text = run("quantize", path, clip, out)
         assert code == 2
         assert f"expected a plain network (SRVGG or RepSR, not pruned), got one that is {kind}" in text
     assert not out.exists()
+
+
+def test_other_commands_refuse_them(tmp_path: Path) -> None:
+    path = tmp_path / "int8.safetensors"
+    save_model(quantize(network(), PATCHES[:1]), path)
+    code, text = run("prune", path, tmp_path / "small.safetensors")
+    assert code == 2 and "or a plain network (SRVGG, RepSR), got QuantizedSRVGGNet" in text
+    code, text = run("export", path, tmp_path / "net.onnx")
+    assert code == 2 and "only plain networks (SRVGG, RepSR) can be exported, not QuantizedSRVGGNet" in text
+    with pytest.raises(UserError, match="is quantized, and cannot be trained"):
+        build_model(CheckpointConfig(kind="checkpoint", weights=str(path), scale=2))
 
 
 def test_wrong_arguments(plain: Path, clip: Path, tmp_path: Path) -> None:

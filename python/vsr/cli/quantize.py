@@ -72,8 +72,10 @@ def _plain(name: str, model: Upscaler) -> SRVGGNet:
 
     if isinstance(model, SRVGGNet) and not isinstance(model, Pruned):
         return model
-    kind = "recurrent" if model.recurrent else "quantized already" if isinstance(model, QuantizedSRVGGNet) else "pruned"
-    raise UserError(f"{name}: expected a plain network (SRVGG or RepSR, not pruned), got one that is {kind}")
+    wrong = "recurrent" if model.recurrent else "pruned" if isinstance(model, Pruned) else "no chain of convolutions"
+    if isinstance(model, QuantizedSRVGGNet):
+        wrong = "quantized already"
+    raise UserError(f"{name}: expected a plain network (SRVGG or RepSR, not pruned), got one that is {wrong}")
 
 
 def _draw(name: str, count: int) -> list[Tensor]:

@@ -33,8 +33,8 @@ def load_model(
     """Loads a network with its weights, whatever public layout the file has.
 
     Architecture, width, depth, scale and direction are found from the tensors; pruned and quantized networks say in
-    their metadata what they were. No tensor tells EDSR's ``res_scale``: without metadata it is the published one, 0.1 at
-    256 channels and else 1. See :func:`vsr.models.checkpoint.read_checkpoint` for the layouts.
+    their metadata what they were. No tensor tells EDSR's ``res_scale``: without metadata it is the published one, 0.1
+    at 256 channels and else 1. See :func:`vsr.models.checkpoint.read_checkpoint` for the layouts.
 
     Args:
         path_or_name: A checkpoint file, or a name of :data:`vsr.models.weights.NAMES`, which is fetched if needed.

@@ -50,7 +50,7 @@ class QuantizedSRVGGNet(Upscaler):
         self.body.append(QuantizedConv3x3(num_feat, 3 * upscale * upscale))
 
     @property
-    def config(self) -> dict[str, int | bool | str]:
+    def config(self) -> dict[str, int | float | bool | str]:
         """The constructor arguments that rebuild this network."""
         return {
             "num_feat": self.num_feat,

@@ -84,7 +84,7 @@ class SRVGGNet(Upscaler, KeepsPackedWeights):
         check_frames(type(self).__name__, x, 4)
         x = x.contiguous(memory_format=torch.channels_last)
         skip = enlarged(x, self.scale)
-        convs = self.convolutions
+        convs = [self._conv(index) for index in range(0, len(self.body), 2)]
         weights = [conv.weight for conv in convs]
         fused = fuses(skip, weights[-1])
         y = conv_chain(
@@ -92,20 +92,17 @@ class SRVGGNet(Upscaler, KeepsPackedWeights):
             weights,
             [cast(Tensor, conv.bias) for conv in convs],
             activation=ACTIVATIONS[self.act_type],
-            slope=self.activation_slope(),
+            slope=self._slope(),
             residual=skip if fused else None,
             pixel_shuffle=self.scale,
             packed=self.packed_weights(),
         )
         return y if fused else add_skip(y, skip)
 
-    @property
-    def convolutions(self) -> list[Conv3x3]:
-        """All of them, in order."""
-        return [cast(Conv3x3, self.body[index]) for index in range(0, len(self.body), 2)]
+    def _conv(self, index: int) -> Conv3x3:
+        return cast(Conv3x3, self.body[index])
 
-    def activation_slope(self) -> list[Tensor] | float | None:
-        """What follows every convolution but the last: tensors (C,) of prelu, the number of leaky_relu, or None."""
+    def _slope(self) -> list[Tensor] | float | None:
         if self.act_type == "prelu":
             return [cast(nn.PReLU, self.body[index]).weight for index in range(1, len(self.body), 2)]
         return LEAKY_SLOPE if self.act_type == "leakyrelu" else None

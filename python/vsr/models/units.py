@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vsr.errors import UserError
 from vsr.models.base import Upscaler
 from vsr.models.basicvsr import BasicVSR
 from vsr.models.edsr import EDSR
@@ -100,7 +101,7 @@ def units_of(model: Upscaler) -> Units:
     """The units of a network that can be pruned; of a pruned one, those that it had before.
 
     Raises:
-        ValueError: The network is of another kind.
+        UserError: The network is of another kind.
     """
     if isinstance(model, BasicVSR):
         return _of_basicvsr(model)
@@ -108,7 +109,7 @@ def units_of(model: Upscaler) -> Units:
         return _of_srvgg(model)
     if isinstance(model, EDSR):
         return _of_edsr(model)
-    raise ValueError(f"expected a BasicVSR, an EDSR or a plain network (SRVGG, RepSR), got {type(model).__name__}")
+    raise UserError(f"expected a BasicVSR, an EDSR or a plain network (SRVGG, RepSR), got {type(model).__name__}")
 
 
 def _of_basicvsr(model: BasicVSR) -> Units:

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from vsr.errors import UserError
 from vsr.files import whole_file, writing
-from vsr.models import EDSR, BasicVSR, SRVGGNet, load_model, load_spynet, save_model
+from vsr.models import EDSR, BasicVSR, QuantizedSRVGGNet, SRVGGNet, load_model, load_spynet, save_model
 from vsr.models.base import Upscaler
 from vsr.training.catalog import TrainingClip
 from vsr.training.config import (
@@ -87,6 +87,8 @@ def build_model(config: ModelConfig) -> Upscaler:
     """The network of a configuration: with fresh weights from torch's global random generator, or a checkpoint's."""
     if isinstance(config, CheckpointConfig):
         loaded = load_model(config.weights)
+        if isinstance(loaded, QuantizedSRVGGNet):
+            raise UserError(f"model.weights: {config.weights} is quantized, and cannot be trained")
         if loaded.scale != config.scale:
             raise UserError(f"model.scale: {config.weights} enlarges by {loaded.scale}, got {config.scale}")
         return loaded
