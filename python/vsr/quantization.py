@@ -2,8 +2,10 @@
 
 Quanta. Activations are uint8 with one zero point per layer and a quantum per channel, which costs nothing at run time:
 activations commute with positive factors, so a channel's quantum goes into the weights on both sides (Nagel et al.,
-"Data-Free Quantization through Weight Equalization and Bias Correction", ICCV 2019). Ranges are the extremes seen; the
-zero point is the one that makes the noise of rounding least, weighed by the weights that read it.
+"Data-Free Quantization through Weight Equalization and Bias Correction", ICCV 2019). Ranges are the extremes seen.
+Leaving out one value in a hundred thousand changed PSNR to float32 on other frames by -1.1 to +0.5 dB, one in
+ten thousand by -3.5 to -0.3 dB (RepSR M4C16 and M4C32, animevideov3). The zero point is the one that makes the noise of
+rounding least, weighed by the weights that read it.
 
 Weights. int8 with a scale per output channel. A layer is fitted to what the network in floating point computes, on the
 inputs that the quantized layers before it give: first by least squares, then rounded one weight at a time, the rest

@@ -28,7 +28,7 @@ def quantize(
         str, typer.Argument(metavar="CLIP", help="Pictures like those to come: a video, a folder, or clip:NAME.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors to write.")],
-    frames: Annotated[int, typer.Option(min=1, help="Frames to calibrate on; as many others are for the check.")] = 8,
+    frames: Annotated[int, typer.Option(min=1, help="Frames to calibrate on; as many others are for the check.")] = 16,
 ) -> None:
     """Make a network int8, and say how far it is from float32 and how fast on this CPU."""
     import torch
