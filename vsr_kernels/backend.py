@@ -220,7 +220,7 @@ def choose(op: str, x: Tensor) -> str:
     if wanted is not None and wanted != device:
         raise RuntimeError(f"{op}: use_backend({forced!r}): expected a tensor on {wanted}, got one on {device}")
     if forced == "nvrtc":
-        missing = _unfit(op, x)
+        missing = f"no CUDA kernel of {op} exists" if op in CPU_OPERATORS else _unfit(op, x)
         if missing is None:
             return "nvrtc"
         raise RuntimeError(f"{op}: use_backend('nvrtc'): no kernel: {missing}")

@@ -276,10 +276,13 @@ def test_triton_stands_in_for_missing_cuda_kernels(
 
 
 @pytest.mark.usefixtures("triton")
-def test_what_has_cpu_kernels_only_runs_as_plain_pytorch_elsewhere() -> None:
+def test_what_has_cpu_kernels_only_runs_as_plain_pytorch_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     reason = r"no toolkit, says the test; in Triton: no Triton kernel of quantized_conv3x3 exists"
     with pytest.warns(UserWarning, match=reason):
         assert backend.choose("quantized_conv3x3", OnGpu(torch.uint8)) == "reference"
+    monkeypatch.setattr(backend._state, "forced", "nvrtc")
+    with pytest.raises(RuntimeError, match=r"use_backend\('nvrtc'\): no kernel: no CUDA kernel of quantized_conv3x3"):
+        backend.choose("quantized_conv3x3", OnGpu(torch.uint8))
 
 
 @pytest.mark.usefixtures("triton")
