@@ -170,6 +170,15 @@ class Total:
         return max(each.registers for each in self.counts)
 
     @property
+    def attributed(self) -> bool:
+        """Whether machine instructions were traced to the PTX that ran: both then count the same matrix products.
+
+        To 3 %, which is what the weight gradient's are off by. Where the assembler unrolls a loop of PTX, the code in
+        it may be taken for as many times what it is.
+        """
+        return all(abs(each.matrix_sass - each.matrix_ptx) <= 0.03 * each.matrix_ptx for each in self.counts)
+
+    @property
     def local_bytes(self) -> int:
         """Stack and spills, the most of any launch."""
         return max(each.local_bytes for each in self.counts)

@@ -62,7 +62,7 @@ def _figures(found: Total, unit: str) -> list[str]:
         " + ".join(str(each.resident) for each in found.counts),
         unit,
         f"{found.ptx:.2f}",
-        f"{found.sass:.2f}",
+        f"{found.sass:.2f}" if found.attributed else "-",
         "-" if loop is None or wgmma else f"{loop:.2f}",
         "not counted" if wgmma else f"{found.shared_read:.0f}" if found.sum("shared_read") else "-",
         f"{found.conflicts:.2f}" if found.sum("ideal_wavefronts") else "-",
@@ -79,13 +79,17 @@ def times_table(rows: Sequence[Row], gpu: Gpu) -> str:
     for row in rows:
         cells = [row.title, f"{roofline(row.flops, row.compulsory, gpu) * 1e6:.1f}"]
         for found in (row.ours, row.triton):
-            if found is None:
-                cells += ["-", "-"]
-                continue
-            best, worst = predict_range(found, gpu)
-            cells += [span(best.seconds, worst.seconds), worst.limit]
+            cells += _prediction(found, gpu)
         lines.append(_line(cells))
     return "\n".join(lines)
+
+
+def _prediction(found: Total | None, gpu: Gpu) -> list[str]:
+    """The time and its bounds, where there are instructions to predict it from."""
+    if found is None or not found.attributed:
+        return ["-", "-"]
+    best, worst = predict_range(found, gpu)
+    return [span(best.seconds, worst.seconds), worst.limit]
 
 
 def span(low: float, high: float) -> str:
@@ -136,8 +140,7 @@ def operators_sections(rows: dict[str, list[Row]]) -> str:
     for each in zip(*(rows[gpu.name] for gpu in gpus), strict=True):
         cells = [each[0].title]
         for gpu, row in zip(gpus, each, strict=True):
-            best, worst = predict_range(row.ours, gpu)
-            cells += [span(best.seconds, worst.seconds), worst.limit]
+            cells += _prediction(row.ours, gpu)
         lines.append(_line(cells))
     parts = [f"### Times, {LABEL}", "\n".join(lines)]
     for gpu in gpus:
@@ -177,7 +180,7 @@ def plot(rows: dict[str, list[Row]], path: Path) -> None:
                 (row.ours, -0.18, "tab:blue", "this package"),
                 (row.triton, 0.18, "tab:orange", "plain Triton"),
             ):
-                if found is None:
+                if found is None or not found.attributed:
                     continue
                 best, worst = (p.seconds * 1e6 for p in predict_range(found, gpu))
                 label = name if at == 0 else None

@@ -202,6 +202,16 @@ def test_tables_of_the_triton_operators(tmp_path: Path) -> None:
     assert text in document.read_text()
 
 
+def test_machine_code_that_is_not_traced_gives_no_time() -> None:
+    wrong = Total((replace(COUNTS, matrix_sass=9 * COUNTS.matrix_sass),), 1_000_000, 1.0)
+    assert Total((COUNTS,), 1_000_000, 1.0).attributed
+    assert not wrong.attributed
+    some = [Row("a", "conv a", "MMA", 1e9, 1_000_000, wrong, None)]
+    times, counts = operators_sections({A100.name: some}).split("\n\n")[1::2]
+    assert times.splitlines()[-1] == "| conv a | - | - |"
+    assert "| 0.90 | - |" in counts
+
+
 def test_plot(tmp_path: Path) -> None:
     plot(rows(), tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
