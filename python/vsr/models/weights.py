@@ -120,6 +120,7 @@ _ALL = (
     _repsr(4, 32, 2),
     _repsr(4, 16, 2),
     _repsr(4, 32, 4),
+    _repsr(4, 16, 4),
 )
 _BY_NAME = {entry.name: entry for entry in _ALL}
 _FAST = {2: "repsr-m4c32-x2", 4: "repsr-m4c32-x4"}
