@@ -12,6 +12,7 @@ import re
 import statistics
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,8 @@ RESOURCES = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+
 MATRIX = ("HMMA", "IMMA", "DMMA", "QMMA", "OMMA", "HGMMA", "IGMMA", "QGMMA")
 # They end a block. A call or a barrier of convergence does not: control comes back.
 JUMPS = ("BRA", "BRX", "JMP", "EXIT", "RET", "BREAK", "BSYNC", "KILL")
-# Instructions that ptxas neither copies, moves out of their block, nor leaves out.
+# Instructions that ptxas neither moves out of their block nor leaves out; it makes one of one, or a copy for each turn
+# of a loop that it unrolls.
 FIXED = (*MATRIX, "LDSM", "LDGSTS", "BAR", "STG", "STS", "ATOMG", "RED", "SHFL")
 
 
@@ -151,18 +153,21 @@ class SassKernel:
         """How often warps execute each instruction in a launch of the same PTX.
 
         Instructions of a block are executed equally often; the counts of the PTX instructions that they were made from
-        differ only where ptxas moved or copied some, so the middle of those that stay in their place decides.
+        differ only where ptxas moved or copied some, so the middle of those that stay in their place decides. Copies of
+        those share their executions evenly.
         """
         issued: dict[int, int] = {}
         for instruction, count in zip(stats.code, stats.issued, strict=True):
             issued[instruction.line] = max(count, issued.get(instruction.line, 0))
+        copies = Counter((i.line, i.name) for i in self.code if i.name in FIXED)
         result: list[float] = []
         for block in self.blocks():
             inside = self.code[block.first : block.last + 1]
             known = [i for i in inside if i.line in issued]
             plain = [i for i in known if not i.guard]
             fixed = [i for i in plain if i.name in FIXED]
-            evidence = [issued[i.line] for i in fixed or plain or known if i.line is not None]
+            some = fixed or plain or known
+            evidence = [issued[i.line] / copies.get((i.line, i.name), 1) for i in some if i.line is not None]
             result += [statistics.median_low(evidence) if evidence else 0.0] * len(inside)
         return result
 

@@ -32,6 +32,17 @@ extern "C" __global__ void products(const uint32_t* a, float* c, int steps, int 
   for (int i = 0; i < 4; ++i) c[4 * threadIdx.x + i] = sums[i];
 }
 
+// The same with a number of turns that the compiler knows.
+extern "C" __global__ void turns(const uint32_t* a, float* c) {
+  float sums[4] = {};
+  const uint32_t x = a[threadIdx.x], y = a[threadIdx.x + 32];
+#pragma unroll 1
+  for (int i = 0; i < 9; ++i)
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3]) : "r"(x + i), "r"(y), "r"(x));
+  for (int i = 0; i < 4; ++i) c[4 * threadIdx.x + i] = sums[i];
+}
+
 extern "C" __global__ void other(float* c) { c[threadIdx.x] = 1.0f; }
 """
 
@@ -63,6 +74,16 @@ def test_executed_instructions(module: ptxvm.Module, target: str) -> None:
     assert kernel.executed(launch(module, 3, 0, blocks=5)).instructions == pytest.approx(5 * few.instructions)
     slow = kernel.executed(launch(module, 1003, 1))
     assert slow.matrix == many.matrix and slow.other > many.other + 1000 * 20
+
+
+def test_a_loop_that_the_assembler_unrolls_is_counted_once(module: ptxvm.Module) -> None:
+    unrolled = ptxvm.Module(module.text.replace('.pragma "nounroll";', ""))
+    kernel = sass.assemble(unrolled, "turns", "sm_80")
+    assert sum(i.is_matrix for i in kernel.code) == 9, "it is not unrolled"
+    a, c = np.zeros(64, np.uint32), np.zeros(4 * 32, np.float32)
+    found = kernel.executed(unrolled.launch("turns", 1, 32, [a, c]))
+    assert found.matrix == 9
+    assert found.instructions < len(kernel.code)
 
 
 def test_main_loop_is_the_one_that_ran(module: ptxvm.Module) -> None:
