@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from . import build, registration
 
@@ -183,18 +184,19 @@ def generic(op: str) -> str:
     return "cuda" if op in _state.kernels["cuda"] else "triton"
 
 
-def specialised(op: str, chosen: str, *, pruned: bool, differentiated: bool) -> str:
+def specialised(op: str, chosen: str, x: Tensor, *, pruned: bool, differentiated: bool) -> str:
     """``nvrtc`` where a kernel may be compiled for the layer of this call, else ``chosen``.
 
     Args:
         op: the operator.
         chosen: what :func:`choose` found.
+        x: the input; a fake tensor has nothing to launch on, and its trace is for every layer.
         pruned: whether the layer's channels are listed or no multiples of eight: what the generic kernel pads.
         differentiated: whether a gradient will be asked for.
     """
     if chosen not in ("cuda", "triton") or _state.forced is not None or not pruned or differentiated:
         return chosen
-    if torch.compiler.is_compiling() or interpreted():
+    if torch.compiler.is_compiling() or isinstance(x, FakeTensor) or interpreted():
         return chosen
     _load_nvrtc()
     return chosen if _state.nvrtc_error else "nvrtc"

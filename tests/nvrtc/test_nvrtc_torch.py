@@ -228,9 +228,9 @@ class TestUntilItIsCompiled:
     def test_what_is_left_to_the_generic_kernel(self, machine: Machine) -> None:
         """Whole vectors of unlisted channels, gradients, and what use_backend has chosen."""
         x, w = image(1, 8, 2, 3), weight(8, 8)
-        found = [backend.specialised("op", "cuda", pruned=p, differentiated=d) for p, d in ((0, 0), (1, 1), (1, 0))]
+        found = [backend.specialised("op", "cuda", x, pruned=p, differentiated=d) for p, d in ((0, 0), (1, 1), (1, 0))]
         assert found == ["cuda", "cuda", "nvrtc"]
-        assert backend.specialised("op", "cpu", pruned=True, differentiated=False) == "cpu"
+        assert backend.specialised("op", "cpu", x, pruned=True, differentiated=False) == "cpu"
         vsr_kernels.sparse_conv3x3(x, w)
         vsr_kernels.sparse_conv3x3(x, weight(8, 2).requires_grad_(), in_channels=[0, 1])
         backend._state.forced = "cuda"

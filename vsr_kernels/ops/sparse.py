@@ -99,7 +99,7 @@ def sparse_conv3x3(
         )
     differentiated = needs_grad(x, weight, bias, slope, residual)
     pruned = gather is not None or scatter is not None or c_in % 8 != 0 or c_out % 8 != 0
-    chosen = backend.specialised(op, chosen, pruned=pruned, differentiated=differentiated)
+    chosen = backend.specialised(op, chosen, x, pruned=pruned, differentiated=differentiated)
     keep = differentiated and not sign_survives(activation, slope, residual, 1.0)
     slopes = split_slope(slope)
     ops = backend.operators(chosen)
@@ -169,7 +169,7 @@ def sparse_residual_block(
             slope=slope_of(slope),
         )
     keep = needs_grad(x, weight1, bias1, weight2, bias2, slope)
-    chosen = backend.specialised(op, chosen, pruned=True, differentiated=keep)
+    chosen = backend.specialised(op, chosen, x, pruned=True, differentiated=keep)
     slopes = split_slope(slope)
     ops = backend.operators(chosen)
     kept = packed_block(packed, _packer(op, chosen), x, weight1, bias1, weight2, bias2, slopes, activation)
