@@ -18,8 +18,9 @@ DEMO_BUILD := $(shell nvidia-smi -L >/dev/null 2>&1 && echo auto || echo cpu)
 demo: $(VENV)/.demo
 	$(BIN)/vsr demo --out demo
 
+# Two processes, each of which takes whole files: fixtures that compile are made once for a file's tests.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # Style and types, as pre-commit runs them.
 lint: $(VENV)/.dev
