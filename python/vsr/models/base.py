@@ -7,6 +7,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+#: Factors of the pixel shuffles, one after the other, by the scale that they make.
+SHUFFLES = {1: (), 2: (2,), 3: (3,), 4: (2, 2)}
+
 
 class Upscaler(nn.Module, ABC):
     """A video or image super-resolution network.

@@ -10,13 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from vsr.models.base import Upscaler, add_skip, check_frames, fuses
+from vsr.models.base import SHUFFLES, Upscaler, add_skip, check_frames, fuses
 from vsr.models.spynet import SPyNet
 from vsr_kernels import flow_warp
 from vsr_kernels.nn import Conv3x3, PixelShuffleConv, ResidualBlock
 
 _SLOPE = 0.1
-_SHUFFLES = {1: (), 2: (2,), 3: (3,), 4: (2, 2)}  # pixel shuffles by scale
 _FLOW_PIXELS = 1 << 18  # frames of this many pixels in total go through SPyNet at once
 
 
@@ -102,7 +101,7 @@ class BasicVSR(Upscaler):
                 "BasicVSR: expected num_feat >= 1, num_block >= 0 and num_hr_feat >= 1, "
                 f"got {num_feat}, {num_block} and {num_hr_feat}"
             )
-        if scale not in _SHUFFLES:
+        if scale not in SHUFFLES:
             raise ValueError(f"BasicVSR: scale: expected 1, 2, 3 or 4, got {scale}")
         self.num_feat = num_feat
         self.num_block = num_block
@@ -118,7 +117,7 @@ class BasicVSR(Upscaler):
             self.planned = ("backward_trunk.forward", *self.planned)
         self.forward_trunk = ResidualTrunk(num_feat + 3, num_feat, num_block)
         self.fusion = nn.Conv2d(num_feat * (2 if bidirectional else 1), num_feat, 1)
-        shuffles = _SHUFFLES[scale]
+        shuffles = SHUFFLES[scale]
         width = num_feat
         for index, factor in enumerate(shuffles, 1):
             wide_out = num_hr_feat if index == len(shuffles) else num_feat
@@ -235,7 +234,7 @@ class BasicVSR(Upscaler):
     def _reconstruct(self, image: Tensor, features: list[Tensor]) -> Tensor:
         """One output frame (N, 3, scale * H, scale * W) from its input and the features of both directions."""
         y = F.leaky_relu(self.fusion(torch.cat(features, 1)), _SLOPE, inplace=True)
-        for index in range(1, len(_SHUFFLES[self.scale]) + 1):
+        for index in range(1, len(SHUFFLES[self.scale]) + 1):
             y = self.get_submodule(f"upconv{index}")(y)
         y = self.conv_hr(y)
         skip = image

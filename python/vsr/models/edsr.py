@@ -7,10 +7,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from vsr.models.base import Upscaler, check_frames
+from vsr.models.base import SHUFFLES, Upscaler, check_frames
 from vsr_kernels.nn import Conv3x3, PixelShuffleConv, ResidualBlock
 
-_SHUFFLES = {1: (), 2: (2,), 3: (3,), 4: (2, 2)}  # pixel shuffles by scale
 _MEAN = (4488, 4371, 4040)  # RGB of DIV2K, in 1 / 10000
 _RANGE = 255.0  # what the network counts brightness up to
 
@@ -38,7 +37,7 @@ class EDSR(Upscaler):
             raise ValueError(
                 f"EDSR: expected num_feat >= 1 and num_block >= 0, got num_feat {num_feat}, num_block {num_block}"
             )
-        if upscale not in _SHUFFLES:
+        if upscale not in SHUFFLES:
             raise ValueError(f"EDSR: upscale: expected 1, 2, 3 or 4, got {upscale}")
         self.num_feat = num_feat
         self.num_block = num_block
@@ -53,7 +52,7 @@ class EDSR(Upscaler):
         self.body = nn.Sequential(*(ResidualBlock(num_feat, res_scale) for _ in range(num_block)))
         self.conv_after_body = Conv3x3(num_feat, num_feat)
         self.upsample = nn.Sequential()
-        for factor in _SHUFFLES[upscale]:
+        for factor in SHUFFLES[upscale]:
             self.upsample.append(PixelShuffleConv(num_feat, num_feat, factor))
             self.upsample.append(nn.Identity())  # public checkpoints count the shuffles, too
         self.conv_last = Conv3x3(num_feat, 3)
