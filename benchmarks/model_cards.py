@@ -3,15 +3,15 @@
     vsr data prepare datasets/clips
     python benchmarks/model_cards.py runs/repsr-m4c16-x2 ... [--clips datasets/clips] [--into FOLDER]
 
-A run's folder is called as its weights shall be. Scores are of whole clips that no training and no choice has seen
-(``test`` of the small sets), PSNR and SSIM of the luma, borders included, against bicubic enlargement.
+A run's folder is called as its weights shall be; it is one of ``vsr train`` or of ``vsr prune``. Recurrent networks are
+stored in 16 bits. Scores are of the stored weights, on whole clips that no training and no choice has seen (``test`` of
+the small sets), PSNR and SSIM of the luma, borders included, against bicubic enlargement.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from torch import Tensor
 
 from vsr.metrics.evaluation import Clip, ClipResult, FrameRange, bicubic_method, evaluate_methods, model_method
 from vsr.metrics.protocol import Protocol
-from vsr.models import load_model
+from vsr.models import load_model, save_model
 from vsr.models.base import Upscaler
+from vsr.models.weights import NAMES
+from vsr.pruning.recipe import RUN
 from vsr.training.catalog import TrainingClip
 from vsr.training.config import ClipsConfig
 from vsr.training.run import open_clips
@@ -42,13 +44,17 @@ def main() -> None:
     args = parser.parse_args()
     args.into.mkdir(parents=True, exist_ok=True)
     for run in args.runs:
-        config = json.loads(read_state(run / STATE)["config"])
-        model = load_model(run / FINAL)
+        pruned = (run / RUN).is_file()
+        last = run / "finetune" if pruned else run
+        config = json.loads(read_state(last / STATE)["config"])
+        model, target = load_model(last / FINAL), args.into / f"{run.name}.safetensors"
+        save_model(model, target, half=model.recurrent)
+        model = load_model(target)
         clips = open_clips([ClipsConfig(root=f"{args.clips}/test")])
         clips = [clip for clip in clips if model.scale < 4 or min(clip.hr.shape[1:]) >= _LEAST_SIDE]
         scores = {clip.name: score(clip, model, config["data"]["degradation"]) for clip in clips}
-        shutil.copyfile(run / FINAL, args.into / f"{run.name}.safetensors")
-        text = card(run.name, model, config, scores, Path(args.clips))
+        how = prune_command(run) if pruned else train_command(run.name, model, config)
+        text = card(run.name, model, how, config, scores, Path(args.clips))
         (args.into / f"{run.name}.md").write_text(text)
         print(text, flush=True)
 
@@ -71,13 +77,33 @@ def score(clip: TrainingClip, model: Upscaler, degradation: Any) -> dict[str, Cl
     )
 
 
-def card(
-    name: str, model: Upscaler, config: dict[str, Any], scores: dict[str, dict[str, ClipResult]], clips: Path
-) -> str:
-    """The card's Markdown."""
+def train_command(name: str, model: Upscaler, config: dict[str, Any]) -> str:
+    """What trained it."""
     preset = "basicvsr-small" if model.recurrent else f"repsr-x{model.scale}"
     shape = config["model"]
     settings = "" if model.recurrent else f" model.num_block={shape['num_block']} model.num_feat={shape['num_feat']}"
+    return f"vsr train {preset}{settings} seed={config['seed']} --out runs/{name}"
+
+
+def prune_command(run: Path) -> str:
+    """What pruned it."""
+    settings = json.loads((run / RUN).read_text())
+    dense = settings["model"]
+    name = dense if dense in NAMES else Path(dense).parent.name
+    ratio = settings["selection"]["ratio"]
+    preset = "basicvsr" if name == "basicvsr-vimeo-bi" else "basicvsr-small"
+    return f"vsr prune {name} {run.name}.safetensors --ratio {ratio} --recipe {preset}"
+
+
+def card(
+    name: str,
+    model: Upscaler,
+    command: str,
+    config: dict[str, Any],
+    scores: dict[str, dict[str, ClipResult]],
+    clips: Path,
+) -> str:
+    """The card's Markdown."""
     schedule = config["schedule"]
     stages = ", ".join(f"{stage['crop']}x{stage['crop']}" for stage in schedule["stages"])
     clip_length = f"clips of up to {schedule['frames']} frames, " if model.recurrent else ""
@@ -87,11 +113,12 @@ def card(
         f"# {name}",
         "",
         f"{type(model).__name__}, {json.dumps(model.config)[1:-1]}; "
-        f"{sum(p.numel() for p in model.parameters()):,} parameters. Apache-2.0.",
+        f"{sum(p.numel() for p in model.parameters()):,} parameters"
+        f"{' in 16 bits' if model.recurrent else ''}. Apache-2.0.",
         "",
         "```",
         "vsr data prepare datasets/clips",
-        f"vsr train {preset}{settings} seed={config['seed']} --out runs/{name}",
+        command,
         "```",
         "",
         f"{schedule['iterations']} iterations, batch {schedule['batch']}, {clip_length}LR crops {stages}, "

@@ -166,6 +166,22 @@ def spoil(path: Path, tensors: dict[str, Tensor] | None = None, **metadata: str)
     return target
 
 
+def test_files_in_half_the_size(tmp_path: Path) -> None:
+    dense = network("bidirectional")
+    pruned = cut(dense, random_kept(dict(units_of(dense).sizes)))
+    save_model(pruned, tmp_path / "half.safetensors", half=True)
+    loaded = load_model(tmp_path / "half.safetensors")
+    assert isinstance(loaded, Pruned) and isinstance(pruned, Pruned) and loaded.kept == pruned.kept
+    parameters = dict(pruned.named_parameters())
+    for name, value in load_file(tmp_path / "half.safetensors").items():
+        if name in parameters:
+            assert value.dtype == torch.float16
+            # Half a unit in the last of 11 digits, or of the smallest numbers.
+            assert torch.allclose(loaded.state_dict()[name], parameters[name], rtol=2**-11, atol=2**-25)
+        else:
+            assert torch.equal(value, pruned.state_dict()[name])
+
+
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
     dense = network("unidirectional")
     path = tmp_path / "pruned.safetensors"

@@ -20,9 +20,11 @@ from vsr.pruning.scales import ScaledNetwork
 from vsr.pruning.selection import SelectionConfig, choose
 from vsr.pruning.temporal import TemporalConfig, TemporalGuide, temporal_distance
 from vsr.training.config import CheckpointConfig
+from vsr.training.distributed import Group
+from vsr.training.run import open_clips
 from vsr.training.schedule import Step
 from vsr.training.state import read_state
-from vsr.training.trainer import Progress, build_model
+from vsr.training.trainer import Progress, Trainer, build_model
 
 HALF = SelectionConfig(ratio=0.5, align=1)
 STEP = Step(0, 8, 2, 2, 1e-3, 0)
@@ -100,6 +102,30 @@ def test_every_picked_scale_is_pressed_in_proportion_to_itself(kind: str) -> Non
     before = model.get_buffer("pressed").clone()
     extension.before_step(model, 4, STEP)
     assert torch.equal(model.get_buffer("pressed"), before)
+
+
+def test_scales_learn_at_a_rate_of_their_own(clips: Path, dense: str, tmp_path: Path) -> None:
+    """Adam's first step goes as far as its learning rate says, whatever the gradient is."""
+    made = recipe(clips, finetune=None)
+    assert made.press is not None
+    pressure = made.press.pressure.model_copy(update={"scale_factor": 4.0})
+    config = made.stage(made.press.model_copy(update={"pressure": pressure}), dense, 2)
+    extension = Press(pressure, HALF, config.schedule.length)
+    alone = Group(0, 1, torch.device("cpu"))
+    trainer = Trainer(config, open_clips(config.data.train), [], tmp_path / "run", alone, extension)
+    before = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    moved: dict[str, float] = {}
+
+    def look(progress: Progress) -> None:
+        for name, value in trainer.model.named_parameters() if progress.iteration == 0 else ():
+            moved[name] = float((value.detach() - before[name]).abs().max())
+
+    trainer.run(look)
+    rate = config.schedule.at(0).lr
+    scales = [far for name, far in moved.items() if name.startswith("scales.")]
+    weights = [far for name, far in moved.items() if name.startswith("dense.") and "spynet" not in name]
+    assert max(scales) == pytest.approx(4 * rate, rel=1e-3)
+    assert max(weights) == pytest.approx(rate, rel=1e-3)
 
 
 def test_pressed_units_shrink_and_are_cut(clips: Path, dense: str, tmp_path: Path) -> None:

@@ -77,12 +77,13 @@ def load_spynet(path_or_name: str | os.PathLike[str]) -> SPyNet:
     return model.eval()
 
 
-def save_model(model: Upscaler, path: str | os.PathLike[str]) -> None:
+def save_model(model: Upscaler, path: str | os.PathLike[str], *, half: bool = False) -> None:
     """Saves a network as ``.safetensors``, from which :func:`load_model` builds it again.
 
     Args:
         model: The network.
         path: The file, whose name ends in ``.safetensors``; it appears whole or not at all.
+        half: Store parameters as float16, in half the size; they are float32 again when loaded, rounded.
 
     Raises:
         UserError: Another ending, or the file cannot be written.
@@ -95,7 +96,10 @@ def save_model(model: Upscaler, path: str | os.PathLike[str]) -> None:
         metadata[pruned.FORMAT_KEY] = pruned.FORMAT
     if isinstance(model, QuantizedSRVGGNet):
         metadata[quantized.FORMAT_KEY] = quantized.FORMAT
-    write_safetensors(target, model.state_dict(), metadata)
+    tensors = model.state_dict()
+    if half:  # buffers are few, and may be indices or integers of a quantized network
+        tensors |= {name: parameter.detach().half() for name, parameter in model.named_parameters()}
+    write_safetensors(target, tensors, metadata)
 
 
 def _path_of(path_or_name: str | os.PathLike[str]) -> Path:

@@ -34,6 +34,8 @@ class PressConfig(BaseModel):
         increase: What it grows by.
         limit: Where it stops; the gradient of a pressed scale is this times the scale.
         hold: Iterations at least at the limit, before units are picked anew and cut.
+        scale_factor: Learning rate of the scales over that of the weights. Adam moves a scale by its learning rate at
+            most, so a short run needs more than one to bring scales from one to zero without shaking trained weights.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +45,7 @@ class PressConfig(BaseModel):
     increase: Annotated[float, Field(gt=0)] = 1e-4
     limit: Annotated[float, Field(gt=0)] = 0.1
     hold: NotNegative = 0
+    scale_factor: Annotated[float, Field(gt=0)] = 1.0
 
     @property
     def length(self) -> int:
@@ -88,6 +91,10 @@ class Press(Extension):
         if isinstance(dense, BasicVSR):
             dense.spynet.requires_grad_(False)
         return ScaledNetwork(dense, present)
+
+    def rate(self, name: str) -> float:
+        """That of the scales is the configuration's."""
+        return self._config.scale_factor if name.startswith("scales.") else 1.0
 
     def before_step(self, model: Upscaler, iteration: int, step: Step) -> None:
         """Pick units when it is time."""

@@ -27,7 +27,8 @@ from vsr.training.schedule import MultigridSchedule
 from vsr.training.trainer import FINAL, Progress, check_same
 
 PRESETS = Path(__file__).with_name("presets")
-_CUT, _RUN = "cut.safetensors", "run.json"
+#: What a folder is for, and the network between the stages.
+RUN, _CUT = "run.json", "cut.safetensors"
 
 
 class _Section(BaseModel):
@@ -166,7 +167,7 @@ def prune_and_train(
 
 def _claim(folder: Path, settings: dict[str, Any]) -> None:
     """Note what a folder is for, or make sure that it is for this."""
-    path = folder / _RUN
+    path = folder / RUN
     if path.is_file():
         check_same(json.loads(path.read_text()), json.loads(json.dumps(settings)), folder)
         return

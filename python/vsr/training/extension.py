@@ -25,6 +25,10 @@ class Extension:
         """The network that is trained, made of the one of the configuration."""
         return model
 
+    def rate(self, name: str) -> float:
+        """Learning rate of a parameter of that network over the schedule's."""
+        return 1.0
+
     def before_step(self, model: Upscaler, iteration: int, step: Step) -> None:
         """Called with the network before every step."""
 

@@ -179,7 +179,7 @@ class Trainer:
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         if group.size > 1:
             synchronise_batch_norms(self.model)
-        groups = _groups(self.model, config.optimizer)
+        groups = _groups(self.model, config.optimizer, self._extension)
         self.optimizer = torch.optim.Adam(groups, lr=0.0, betas=config.optimizer.betas, fused=True)
         self._parts = _Parts()
         self._network: nn.Module | None = None
@@ -440,12 +440,16 @@ def plain_errors(samples: Iterable[Sample]) -> Iterator[Sample]:
         raise UserError(str(error).rpartition(f"{UserError.__name__}: ")[2].strip()) from error
 
 
-def _groups(model: Upscaler, config: OptimizerConfig) -> list[dict[str, Any]]:
+def _groups(model: Upscaler, config: OptimizerConfig, extension: Extension) -> list[dict[str, Any]]:
     """Parameters with the factors of their learning rates."""
     flow = list(model.spynet.parameters()) if isinstance(model, BasicVSR) else []
     of_flow = {id(parameter) for parameter in flow}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in of_flow]
-    return [{"params": rest, "factor": 1.0}, *([{"params": flow, "factor": config.flow_factor}] if flow else [])]
+    rest: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in of_flow:
+            rest.setdefault(extension.rate(name), []).append(parameter)
+    groups = [*rest.items(), *([(config.flow_factor, flow)] if flow else [])]
+    return [{"params": parameters, "factor": factor} for factor, parameters in groups]
 
 
 #: Settings that do not change what a run computes.
