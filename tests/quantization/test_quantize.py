@@ -211,8 +211,9 @@ def test_the_command(plain: Path, clip: Path, tmp_path: Path) -> None:
     times = re.search(r"48x40, \d+ threads, \w+: int8 [\d.]+ ms, (bfloat16 [\d.]+ ms, )?float32 [\d.]+ ms", text)
     assert times and str(out) in text
     for name, model in (("a", plain), ("b", out)):
-        code, text = run("upscale", clip, tmp_path / name, "--model", model, "--quiet", "--dtype", "float32")
+        code, text = run("upscale", clip, tmp_path / name, "--model", model, "--dtype", "float32")
         assert code == 0, text
+        assert ("int8 and float32 on cpu" in text) == (name == "b")
     for t in range(5):
         a, b = (np.asarray(Image.open(tmp_path / name / f"{t}.png")).astype(int) for name in ("a", "b"))
         assert np.abs(a - b).mean() < 1.5

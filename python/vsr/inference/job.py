@@ -33,6 +33,7 @@ from vsr.inference.state import tensors_of
 from vsr.inference.video_reader import VideoReader
 from vsr.inference.video_writer import VideoWriter
 from vsr.inference.windows import Window, windows
+from vsr.models import QuantizedSRVGGNet
 
 _QUEUE = 8
 _CHECKPOINT_SECONDS = 30.0
@@ -116,7 +117,7 @@ def upscale(
         overflows=runner.overflows,
         shortages=runner.shortages,
         tile=runner.tile_in_use,
-        dtype=str(runner.dtype).removeprefix("torch."),
+        dtype=("int8 and " if isinstance(model, QuantizedSRVGGNet) else "") + str(runner.dtype).removeprefix("torch."),
         device=str(device),
         model_scale=runner.scale,
         scale=scale,
