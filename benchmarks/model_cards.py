@@ -90,9 +90,9 @@ def prune_command(run: Path) -> str:
     settings = json.loads((run / RUN).read_text())
     dense = settings["model"]
     name = dense if dense in NAMES else Path(dense).parent.name
-    ratio = settings["selection"]["ratio"]
+    ratio, align = (settings["selection"][key] for key in ("ratio", "align"))
     preset = "basicvsr" if name == "basicvsr-vimeo-bi" else "basicvsr-small"
-    return f"vsr prune {name} {run.name}.safetensors --ratio {ratio} --recipe {preset}"
+    return f"vsr prune {name} {run.name}.safetensors --ratio {ratio} --align {align} --recipe {preset}"
 
 
 def card(

@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--scope", default="global", choices=("global", "layer"))
-    parser.add_argument("--align", type=int, default=8)
+    parser.add_argument("--align", type=int, default=16)
     parser.add_argument("--network", help="a pruned file instead")
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--json")

@@ -40,6 +40,8 @@ from vsr.training.trainer import FINAL
 _CPU = torch.device("cpu")
 #: Frames of the held-out clips that are scored: enough to see how errors travel.
 _FRAMES = 64
+#: Widths are multiples of it: 16 would leave two in networks of 32 features.
+_ALIGN = 8
 
 
 @dataclass
@@ -89,11 +91,11 @@ def main() -> None:
             rows.setdefault(name, []).append(outcome)
             return outcome
 
-        half = SelectionConfig(ratio=args.ratio)
+        half = SelectionConfig(ratio=args.ratio, align=_ALIGN)
         ours = add("SSL", compare.pruned("ssl", half, recipe, plain, seed))
         guided = compare.pruned("temporal", half, recipe, recipe.finetune, seed, pressed_as="ssl")
         add("SSL, Temporal Finetuning", guided)
-        same: dict[str, Any] = {"gmacs": ours.gmacs + 1e-6}
+        same: dict[str, Any] = {"gmacs": ours.gmacs + 1e-6, "align": _ALIGN}
         pressed = SelectionConfig(**same, scope="layer")
         add("pressed, every layer alike", compare.pruned("layer", pressed, recipe, plain, seed))
         by_norm, cut = SelectionConfig(**same, score="l1"), recipe.model_copy(update={"press": None})
