@@ -18,28 +18,34 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 import amxvm
 from vsr_kernels import build
 
 CYCLES = 16  # of a multiplication of whole tiles
-MACS = 16 * 16 * 32  # multiplications of numbers in one of tiles
-TOLERANCE = 6e-3  # relative L2 distance: rounding the output costs 1.7e-3
+MACS = {torch.bfloat16: 16 * 16 * 32, torch.uint8: 16 * 16 * 64}  # multiplications of numbers in one of tiles
+TOLERANCE = {torch.bfloat16: 6e-3, torch.uint8: 1e-4}  # relative L2 distance: rounding to bfloat16 costs 1.7e-3
 
 
 @dataclass(frozen=True)
 class Case:
-    """A convolution: channels, height and width, factor of the pixel shuffle."""
+    """A convolution: channels, height and width, factor of the pixel shuffle, dtype of the image.
+
+    Of uint8, the weight is int8, and so is the result, but float32 after a shuffle.
+    """
 
     c_in: int
     c_out: int
     h: int
     w: int
     r: int = 1
+    dtype: torch.dtype = torch.bfloat16
 
     def __str__(self) -> str:
+        kind = "int8" if self.dtype == torch.uint8 else "bf16"
         shuffle = f", shuffle {self.r}" if self.r > 1 else ""
-        return f"{self.c_in} -> {self.c_out}{shuffle}, {self.h}x{self.w}"
+        return f"{kind}, {self.c_in} -> {self.c_out}{shuffle}, {self.h}x{self.w}"
 
 
 CASES = (
@@ -52,6 +58,11 @@ CASES = (
     Case(24, 24, 180, 320),
     Case(64, 3, 180, 320),
     Case(64, 64, 32, 32),
+    Case(64, 64, 180, 320, dtype=torch.uint8),
+    Case(64, 48, 180, 320, 4, dtype=torch.uint8),
+    Case(64, 64, 179, 317, dtype=torch.uint8),
+    Case(32, 32, 180, 320, dtype=torch.uint8),
+    Case(16, 16, 180, 320, dtype=torch.uint8),
 )
 
 
@@ -76,13 +87,10 @@ def count(library: amxvm.Library, case: Case) -> Row:
         SystemExit: the output is wrong.
     """
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, case.c_in, case.h, case.w, generator=generator).bfloat16()
-    weight = (torch.randn(case.c_out, case.c_in, 3, 3, generator=generator) / (9 * case.c_in) ** 0.5).bfloat16()
-    bias = torch.randn(case.c_out, generator=generator).bfloat16()
-    out, _ = library.conv3x3(x, weight, bias, pixel_shuffle=case.r, at_end=False)
-    expected = F.pixel_shuffle(F.conv2d(x.float(), weight.float(), bias.float(), padding=1), case.r)
+    convolve = convolve_bytes if case.dtype == torch.uint8 else convolve_halves
+    x, weight, out, expected = convolve(library, case, generator)
     error = ((out.float() - expected).norm() / expected.norm()).item()
-    if not error < TOLERANCE:
+    if not error < TOLERANCE[case.dtype]:
         raise SystemExit(f"{case}: the output is off by {error:.1e}: no figures")
     counts = library.counts()
     pixels = case.h * case.w
@@ -90,12 +98,39 @@ def count(library: amxvm.Library, case: Case) -> Row:
         case=str(case),
         multiplications=counts.multiplies,
         loads_per_multiplication=counts.loads / counts.multiplies,
-        useful=pixels * 9 * case.c_in * case.c_out / (counts.multiplies * MACS),
+        useful=pixels * 9 * case.c_in * case.c_out / (counts.multiplies * MACS[case.dtype]),
         loaded_bytes=counts.loaded_bytes,
         lines_per_load=counts.lines / counts.loads,
-        compulsory_bytes=2 * (x.numel() + weight.numel() + out.numel()),
+        compulsory_bytes=sum(tensor.numel() * tensor.element_size() for tensor in (x, weight, out)),
         cycles_per_pixel=counts.multiplies * CYCLES / pixels,
     )
+
+
+def convolve_halves(
+    library: amxvm.Library, case: Case, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Image, weight, the kernels' result, and PyTorch's."""
+    x = torch.randn(1, case.c_in, case.h, case.w, generator=generator).bfloat16()
+    weight = (torch.randn(case.c_out, case.c_in, 3, 3, generator=generator) / (9 * case.c_in) ** 0.5).bfloat16()
+    bias = torch.randn(case.c_out, generator=generator).bfloat16()
+    out, _ = library.conv3x3(x, weight, bias, pixel_shuffle=case.r, at_end=False)
+    expected = F.pixel_shuffle(F.conv2d(x.float(), weight.float(), bias.float(), padding=1), case.r)
+    return x, weight, out, expected
+
+
+def convolve_bytes(
+    library: amxvm.Library, case: Case, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same of bytes."""
+    x = torch.randint(0, 256, (1, case.c_in, case.h, case.w), generator=generator, dtype=torch.uint8)
+    weight = torch.randint(-127, 128, (case.c_out, case.c_in, 3, 3), generator=generator, dtype=torch.int8)
+    scale = (torch.rand(case.c_out, generator=generator) + 0.5) / (9 * case.c_in) ** 0.5 / 100
+    zero = torch.tensor([77], dtype=torch.uint8)
+    rounded = None if case.r > 1 else torch.tensor([128], dtype=torch.uint8)
+    out = library.quantized_conv3x3(x, weight, zero, scale, out_zero_point=rounded, pixel_shuffle=case.r, at_end=False)
+    sums = F.conv2d(x.float() - 77.0, weight.float(), padding=1)
+    expected = F.pixel_shuffle(sums * scale[:, None, None], case.r)
+    return x, weight, out, expected if rounded is None else (expected.round() + 128.0).clamp(0, 255)
 
 
 def main() -> None:

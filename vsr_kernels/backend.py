@@ -375,8 +375,8 @@ def _in_order(device: str) -> tuple[str, ...]:
 def cpu_isa() -> str:
     """Instruction set of the CPU kernels.
 
-    ``amx_bf16``, ``avx512_bf16``, ``avx512_vnni``, ``avx512``, ``avx2`` or ``portable``: the best one that the CPU has;
-    the environment variable ``VSR_KERNELS_CPU_ISA`` (read once) names a lesser one.
+    ``amx_int8``, ``amx_bf16``, ``avx512_bf16``, ``avx512_vnni``, ``avx512``, ``avx2`` or ``portable``: the best one
+    that the CPU has; the environment variable ``VSR_KERNELS_CPU_ISA`` (read once) names a lesser one.
     ``none`` without compiled kernels.
     """
     load()

@@ -40,6 +40,7 @@ CORE = [
     "cpu/dispatch.cpp",
     "cpu/gather.cpp",
     "cpu/kernels_amx_bf16.cpp",
+    "cpu/kernels_amx_int8.cpp",
     "cpu/kernels_avx2.cpp",
     "cpu/kernels_avx512.cpp",
     "cpu/kernels_avx512_bf16.cpp",

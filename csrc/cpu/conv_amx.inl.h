@@ -1,26 +1,13 @@
 // 3x3 convolutions of bfloat16 on AMX tiles, by the direct method. Included once, inside the namespace and target
-// pragma of kernels_amx_bf16.cpp.
+// pragma of kernels_amx_bf16.cpp, after conv_tiles.inl.h, which says what a block is.
 //
-// Plan. A block is 4 rows of 16 pixels and 16 output channels ("columns"): tiles 0-3 hold its sums, one per row, which
-// begin as the bias (a tile load of stride 0). The three taps of a line are 3 C_in neighbouring values from pixel x - 1
-// on, so that row x of A is the image itself, from there on, and rows of neighbouring pixels overlap: 32 values at a
-// time, whatever C_in. A step loads the weights of those 32 values for ky = 0, 1, 2 into tiles 4-6 and lines y - 1 to
-// y + 4 into tile 7, one by one; a line takes part in up to three rows. That is 9 loads per 12 multiplications.
-// Up to three input channels all nine taps fit into 32 values: they are gathered into rows of 64 bytes, zeros behind,
-// and there is one multiplication per tile of sums.
+// Plan. Blocks as there, 32 values of a line to a step; a thread takes consecutive ones. Up to three input channels all
+// nine taps fit into 32 values: they are gathered into rows of 64 bytes, zeros behind, and there is one multiplication
+// per tile of sums.
 //
-//   Order     rows of blocks > blocks of 16 pixels > 16 columns: the six lines of a block stay in the L1 cache while
-//             the weights stream from L2. The pixels of the next block are asked for meanwhile.
-//   Borders   A line above or below the image is a line of zeros. Blocks that reach over the left or right end of the
-//             image, their reading included, read a staged copy of their 18 pixels: a padded copy of the image would be
-//             one more pass over memory, and a block's copy is 2 % of the work of a block of 64 to 64 channels, for
-//             two blocks of a row. So do all blocks where the channels are gathered. Tile rows below the image are not
-//             multiplied; pixels beyond its right end are.
-//   Epilogue  Sums are stored to a buffer of 4 KiB, and finished between the multiplications of the next block, a few
-//             pixels after each line: all of them before that block stores its own. What has 16 columns next to each
-//             other in the output goes there directly; else (scattered channels, shuffles of few channels) pixels are
-//             put together first.
-//   Threads   Each takes consecutive blocks, and finishes its last one at the end.
+//   Borders   A line above or below the image is a line of zeros. Where channels are gathered, all blocks are staged.
+//   Epilogue  What has 16 columns next to each other in the output goes there directly; else (scattered channels,
+//             shuffles of few channels) pixels are put together first.
 //
 // Reading 32 values at a time reads beyond the third tap where 3 C_in is no multiple of 32. The weights there are zero,
 // but zero times infinity is NaN: sums that are not finite are then worked out again.
@@ -28,20 +15,10 @@
 // Arithmetic: the products of a step are added up apart, pairs' first and second halves each, and then to the sum; in
 // float32, subnormal numbers taken for zero. It does not depend on where a block begins.
 
-constexpr int kTileRows = 4, kTileWidth = 16, kTileColumns = 16, kTileDepth = 32;
-constexpr int64_t kTileElements = kTileDepth * kTileColumns;          // of B
-constexpr int64_t kTileSums = kTileRows * kTileWidth * kTileColumns;  // of a block
-constexpr int kMostLines = kTileRows + 2;
-
-constexpr TileConfig kWholeTiles{
-    .palette = 1, .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
-
-constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
-
 // Whether the nine taps of a pixel fit into one row of A, and else the values of one line's three taps.
 inline bool gathers_taps(int64_t c_in) { return 9 * c_in <= kTileDepth; }
 inline int64_t tile_lines(int64_t c_in) { return gathers_taps(c_in) ? 1 : 3; }
-inline int64_t tile_steps(int64_t c_in) { return gathers_taps(c_in) ? 1 : (3 * c_in + kTileDepth - 1) / kTileDepth; }
+inline int64_t tile_steps(int64_t c_in) { return gathers_taps(c_in) ? 1 : line_steps(c_in); }
 inline int64_t tile_column_blocks(int64_t columns) { return (columns + kTileColumns - 1) / kTileColumns; }
 
 ConvPlan tile_plan(const Conv& p) {
@@ -55,7 +32,7 @@ ConvPlan tile_plan(const Conv& p) {
   plan.block_rows = kTileRows * kTileWidth;
   plan.blocks = t.n * ((t.h + kTileRows - 1) / kTileRows) * ((t.w + kTileWidth - 1) / kTileWidth);
   plan.pack_units = tile_column_blocks(t.c) * tile_steps(p.c_in);
-  const int64_t weights = plan.pack_units * tile_lines(p.c_in) * kTileElements * sizeof(bfloat16);
+  const int64_t weights = plan.pack_units * tile_lines(p.c_in) * kTileBytes;
   plan.packed_bytes = weights + 2 * packed_columns(plan) * 4;
   return plan;
 }
@@ -71,8 +48,8 @@ void pack_tiles(const Conv& p, void* packed, int64_t begin, int64_t end) {
       at[j] = first + j < p.tail.c
                   ? static_cast<const bfloat16*>(p.weight) + shuffled_channel(first + j, p.tail.c, p.tail.r) * p.ws.n
                   : nullptr;
-    bfloat16* to = static_cast<bfloat16*>(packed) + unit * lines * kTileElements;
-    for (int64_t line = 0; line < lines; ++line, to += kTileElements) {
+    bfloat16* to = static_cast<bfloat16*>(packed) + unit * lines * kTileDepth * kTileColumns;
+    for (int64_t line = 0; line < lines; ++line, to += kTileDepth * kTileColumns) {
       for (int64_t i = 0; i < kTileDepth; ++i) {
         const int64_t k = k_first + i, tap = 3 * line + k / p.c_in;
         const int64_t from = k % p.c_in * p.ws.c + tap / 3 * p.ws.h + tap % 3 * p.ws.w;
@@ -91,26 +68,6 @@ void pack_tiles(const Conv& p, void* packed, int64_t begin, int64_t end) {
   }
 }
 
-// The lines that the rows of A come from, at the first pixel, and the elements between pixels.
-struct TileSource {
-  const bfloat16* line[kMostLines];
-  int64_t step;
-  bool in_place;  // in the image: what is to the right of it comes next
-};
-
-struct Finishing;
-
-// The sums of a block that wait for their epilogue, from the next pixel on.
-struct WaitingSums {
-  void (*finish)(const Finishing&, WaitingSums&, int pixels);  // some of them
-  float* z;                                                    // [row][pixel][column]
-  int64_t at;           // where the pixel goes: its columns, or the first of its sub-rows
-  int64_t row, column;  // of N * H image rows; the first of 16
-  int end, width;       // of the block in its image row
-  int left, rows;       // pixels of this row, and rows
-  int pixel;            // of the block, 16 to a row
-};
-
 // What finishing needs besides.
 struct Finishing {
   const Epilogue& tail;
@@ -120,35 +77,13 @@ struct Finishing {
   const Pick<float>* scatter;
 };
 
-// finish(number) for up to `count` pixels, those of one row at a time. Some are left.
-template <class F>
-inline void each_waiting_run(const Finishing& f, WaitingSums& s, int count, F finish) {
-  do {
-    const int run = s.left < count ? s.left : count;
-    finish(run);
-    count -= run;
-    s.left -= run;
-    s.pixel += run;
-    s.z += run * kTileColumns;
-    s.at += run * f.pixel_step;
-    if (s.left == 0) {
-      s.left = s.width;
-      s.pixel += kTileWidth - s.width;
-      s.z += (kTileWidth - s.width) * kTileColumns;
-      s.at += f.row_step - s.width * f.pixel_step;
-      ++s.row;
-      --s.rows;
-    }
-  } while (count > 0 && s.rows > 0);
-}
-
 // All 16 columns are there and lie next to each other in the output, and nothing is rare: nothing kept, no factor.
 template <Activation A, bool kResidual>
 void finish_whole(const Finishing& f, WaitingSums& s, int count) {
   const Epilogue& t = f.tail;
   const Vec slope = t.slopes ? Vec::load(t.slopes + s.column) : Vec::set(t.slope);
   const int64_t step = f.pixel_step, ahead = kTileWidth * step;
-  each_waiting_run(f, s, count, [&](int run) {
+  each_waiting_run(s, f.pixel_step, f.row_step, count, [&](int run) {
     const float* z = s.z;
     bfloat16* out = static_cast<bfloat16*>(t.out) + s.at;
     const bfloat16* residual = static_cast<const bfloat16*>(t.residual) + (kResidual ? s.at : 0);
@@ -171,7 +106,7 @@ void finish_columns(const Finishing& f, WaitingSums& s, int count) {
   const Epilogue& t = f.tail;
   const int size = t.c - s.column < kTileColumns ? static_cast<int>(t.c - s.column) : kTileColumns;
   const Vec slope = t.slopes ? Vec::load(t.slopes + s.column) : Vec::set(t.slope), factor = Vec::set(t.scale);
-  each_waiting_run(f, s, count, [&](int run) {
+  each_waiting_run(s, f.pixel_step, f.row_step, count, [&](int run) {
     for (int i = 0; i < run; ++i) {
       const Vec sums = Vec::load(s.z + i * kTileColumns);
       const int64_t at = s.at + i * f.pixel_step;
@@ -198,7 +133,7 @@ template <Activation A>
 void finish_sub_rows(const Finishing& f, WaitingSums& s, int count) {
   const Epilogue& t = f.tail;
   const int size = static_cast<int>(f.pixel_step);
-  each_waiting_run(f, s, count, [&](int run) {
+  each_waiting_run(s, f.pixel_step, f.row_step, count, [&](int run) {
     if (!join_columns(f, s, run)) return;
     for (int64_t i = 0; i < t.r; ++i) {
       const float* z = f.pixels + s.pixel * t.c + i * size;
@@ -217,7 +152,7 @@ void finish_sub_rows(const Finishing& f, WaitingSums& s, int count) {
 
 // Whatever else: the last columns of a pixel finish it.
 void finish_pixels(const Finishing& f, WaitingSums& s, int count) {
-  each_waiting_run(f, s, count, [&](int run) {
+  each_waiting_run(s, f.pixel_step, f.row_step, count, [&](int run) {
     if (join_columns(f, s, run))
       epilogue<bfloat16>(f.tail, {f.pixels + s.pixel * f.tail.c, f.tail.c, s.row, s.end - s.left, run}, f.scatter);
   });
@@ -247,60 +182,6 @@ inline Finishes finishes(const Epilogue& t, bool columns) {
     case Activation::prelu: break;
   }
   return finishes_of<Activation::prelu>(t, columns);
-}
-
-// What one block has to do.
-struct TileWork {
-  const bfloat16* weights;  // of its columns
-  const float* bias;
-  int steps, rows;
-  float* z;
-  int64_t ahead, ahead_bytes;  // what to ask for: from a line's first pixel on, and how much of it in each step
-};
-
-// Line kLine of a step: its part of every row it belongs to, then some of the waiting sums.
-template <int kLine, int kLines, bool kWhole>
-inline void multiply_lines(const TileSource& a, const TileWork& work, int step, const Finishing& f, WaitingSums& s,
-                           int share) {
-  if constexpr (kLine < kTileRows + kLines - 1) {
-    if (kWhole || kLine < work.rows + kLines - 1) {
-      load_tile<7>(a.line[kLine] + step * kTileDepth, a.step * static_cast<int64_t>(sizeof(bfloat16)));
-      if constexpr (kLine < kTileRows)
-        if (kWhole || kLine < work.rows) multiply_tiles<kLine, 7, 4>();
-      if constexpr (kLines == 3 && kLine >= 1 && kLine - 1 < kTileRows)
-        if (kWhole || kLine - 1 < work.rows) multiply_tiles<kLine - 1, 7, 5>();
-      if constexpr (kLines == 3 && kLine >= 2) multiply_tiles<kLine - 2, 7, 6>();
-      const char* ahead = reinterpret_cast<const char*>(a.line[kLine]) + work.ahead + step * work.ahead_bytes;
-      for (const char* end = ahead + work.ahead_bytes; ahead < end; ahead += 64) __builtin_prefetch(ahead);
-      if (s.rows > 0) s.finish(f, s, share);
-      multiply_lines<kLine + 1, kLines, kWhole>(a, work, step, f, s, share);
-    }
-  }
-}
-
-// The sums of a block, and the epilogue of the one before.
-template <int kLines, bool kWhole>
-void multiply_block(const TileSource& a, const TileWork& work, const Finishing& f, WaitingSums& s) {
-  const int slots = work.steps * (work.rows + kLines - 1);  // each finishes a share: together, all that wait
-  const int share = (kTileRows * kTileWidth + slots - 1) / slots;
-  load_tile<0>(work.bias, 0);
-  if (kWhole || work.rows > 1) load_tile<1>(work.bias, 0);
-  if (kWhole || work.rows > 2) load_tile<2>(work.bias, 0);
-  if (kWhole) load_tile<3>(work.bias, 0);
-  const bfloat16* b = work.weights;
-  constexpr int64_t kRowBytes = 64, kRowSums = kTileWidth * kTileColumns;
-  for (int step = 0; step < work.steps; ++step, b += kLines * kTileElements) {
-    load_tile<4>(b, kRowBytes);
-    if constexpr (kLines == 3) {
-      load_tile<5>(b + kTileElements, kRowBytes);
-      load_tile<6>(b + 2 * kTileElements, kRowBytes);
-    }
-    multiply_lines<0, kLines, kWhole>(a, work, step, f, s, share);
-  }
-  store_tile<0>(work.z, kRowBytes);
-  if (kWhole || work.rows > 1) store_tile<1>(work.z + kRowSums, kRowBytes);
-  if (kWhole || work.rows > 2) store_tile<2>(work.z + 2 * kRowSums, kRowBytes);
-  if (kWhole) store_tile<3>(work.z + 3 * kRowSums, kRowBytes);
 }
 
 // Rows of A from the nine taps, one after the other, of four rows of 16 pixels.
@@ -334,7 +215,7 @@ inline void repair_sums(const Conv& p, const WaitingSums& s, float* pixel) {
 }
 
 struct TileBuffers {
-  int64_t pixels;  // of a staged line: what a block reads
+  int64_t pixels;  // of a line that a block reads
   int64_t line;    // elements of a staged line
   int64_t sums_bytes, lines_bytes, rows_bytes, pixel_bytes, pixels_bytes;
 };
@@ -342,12 +223,11 @@ struct TileBuffers {
 inline TileBuffers tile_buffers(const Conv& p, bool columns) {
   TileBuffers b;
   const bool gather = gathers_taps(p.c_in);
-  const int64_t beyond = gather ? 0 : tile_steps(p.c_in) * kTileDepth - 3 * p.c_in;
-  b.pixels = kTileWidth + 2 + (beyond + p.c_in - 1) / p.c_in;
-  b.line = round_up(b.pixels * p.c_in, 32);
+  b.pixels = gather ? kTileWidth + 2 : block_pixels(p.c_in);
+  b.line = round_up(b.pixels * p.c_in, kTileDepth);
   b.sums_bytes = kTileSums * 4;
   b.lines_bytes = (kMostLines + 1) * b.line * static_cast<int64_t>(sizeof(bfloat16));
-  b.rows_bytes = gather ? kTileRows * kTileWidth * kTileDepth * static_cast<int64_t>(sizeof(bfloat16)) : 0;
+  b.rows_bytes = gather ? kTileRows * kTileWidth * kTileRowBytes : 0;
   b.pixel_bytes = round_up(p.tail.c * 4, 64);
   b.pixels_bytes = columns ? 0 : kTileRows * kTileWidth * p.tail.c * 4;
   return b;
@@ -378,8 +258,8 @@ void tile_blocks(const Conv& p, int64_t begin, int64_t end) {
   const Pick<bfloat16>* picks = input_picks<bfloat16>(p, false);
   const bool watch = kLines == 3 && 3 * c_in % kTileDepth != 0;
   const float* bias = packed_bias(p, const_cast<void*>(p.packed));
-  const int64_t all_steps = tile_column_blocks(tail.c) * steps;  // of a block of pixels, which asks for the next one
-  const int64_t ahead_bytes = round_up((kTileWidth * c_in * 2 + all_steps - 1) / all_steps, 64);
+  const int64_t column_bytes = steps * kLines * kTileBytes;
+  const int64_t ahead_bytes = bytes_ahead(c_in, tile_column_blocks(tail.c) * steps);
 
   configure_tiles(kWholeTiles);
   WaitingSums waiting{};
@@ -387,20 +267,19 @@ void tile_blocks(const Conv& p, int64_t begin, int64_t end) {
     const int64_t x = block % across * kTileWidth, y = block / across % down * kTileRows, n = block / (across * down);
     const int width = w - x < kTileWidth ? static_cast<int>(w - x) : kTileWidth;
     const int rows = h - y < kTileRows ? static_cast<int>(h - y) : kTileRows;
-    const bfloat16* image = static_cast<const bfloat16*>(p.x) + n * h * w * p.c_x;
-    TileSource a{.step = c_in, .in_place = !picks && x > 0 && x - 1 + b.pixels <= w};
+    const TileImage image{.values = static_cast<const bfloat16*>(p.x) + n * h * w * p.c_x,
+                          .h = h,
+                          .w = w,
+                          .c = c_in,
+                          .direct = !picks,
+                          .pixels = b.pixels,
+                          .line = b.line,
+                          .copies = staged,
+                          .outside = zeros};
     keep_order();
-    for (int i = 0; i < rows + 2; ++i) {
-      const int64_t line = y - 1 + i;
-      if (line < 0 || line >= h) {
-        a.line[i] = zeros;
-      } else if (a.in_place) {
-        a.line[i] = image + (line * w + x - 1) * c_in;
-      } else {
-        copy_pixels(p, picks, image, line, x - 1, b.pixels, c_in, staged + i * b.line);
-        a.line[i] = staged + i * b.line;
-      }
-    }
+    TileSource a = block_lines(image, y, x, rows, [&](int64_t line, bfloat16* to) {
+      copy_pixels(p, picks, image.values, line, x - 1, b.pixels, c_in, to);
+    });
     if constexpr (kLines == 1) {
       gather_taps(a, rows, c_in, gathered);
       for (int r = 0; r < rows; ++r) a.line[r] = gathered + r * kTileWidth * kTileDepth;
@@ -411,15 +290,17 @@ void tile_blocks(const Conv& p, int64_t begin, int64_t end) {
     for (int64_t column = 0; column < tail.c; column += kTileColumns) {
       const int64_t index = column / kTileColumns;
       const int64_t sub_row = columns ? column / piece : 0;
-      const TileWork work{.weights = static_cast<const bfloat16*>(p.packed) + index * steps * kLines * kTileElements,
-                          .bias = bias + column,
+      const TileWork work{.weights = static_cast<const char*>(p.packed) + index * column_bytes,
+                          .weight_row = kTileRowBytes,
+                          .weight_line = kTileBytes,
+                          .weight_step = kLines * kTileBytes,
+                          .first = bias + column,
                           .steps = static_cast<int>(steps),
                           .rows = rows,
                           .z = sums,
                           .ahead = (kTileWidth + 2) * c_in * 2 + index * steps * ahead_bytes,
                           .ahead_bytes = a.in_place ? ahead_bytes : 0};
-      rows == kTileRows ? multiply_block<kLines, true>(a, work, finishing, waiting)
-                        : multiply_block<kLines, false>(a, work, finishing, waiting);
+      multiply_block<kLines>(a, work, finishing, waiting);
       const int64_t row = n * h + y, in_piece = columns ? column - sub_row * piece : 0;
       waiting = {.finish = column + kTileColumns <= tail.c ? finish.whole : finish.rest,
                  .z = sums,

@@ -1,11 +1,10 @@
-// 3x3 convolutions of uint8 with int8. Included once per instruction set, inside its namespace and target pragma.
+// 3x3 convolutions of uint8 with int8. Included once per instruction set, inside its namespace and target pragma, after
+// quantized.inl.h.
 //
-// Plan. Rows of the image are taken one after the other. The three lines around a row lie in memory of the thread, with
-// a pixel of the zero point on either side, so that no tap has a border to look out for; each line is copied there once
-// (and rounded, where x is not uint8), over the one that is no longer needed. Lines and weights are read from L1 and
-// L2: with 320 pixels of 64 channels they are 62 and 36 KiB. Within a row the taps of a pixel are 3 C neighbouring
-// bytes of each line, whatever C: they are read as words of four, and what the last word reads of the next pixel meets
-// weights of zero.
+// Plan. Rows of the image are taken one after the other. The three lines around a row lie in memory of the thread
+// (QuantizedLines). Lines and weights are read from L1 and L2: with 320 pixels of 64 channels they are 62 and 36 KiB.
+// Within a row the taps of a pixel are 3 C neighbouring bytes of each line, whatever C: they are read as words of four,
+// and what the last word reads of the next pixel meets weights of zero.
 //
 // A tile is kQuantizedTile pixels times a panel of two vectors of output channels, whose sums stay in registers while
 // all words pass: 28 of 32 registers, and a word of x serves two products. Where fewer pixels are left, the tile runs
@@ -18,58 +17,20 @@
 // channels, 86 % with 32; 5 % go into pixels beyond the line's end.
 
 constexpr int kQuantizedTile = 14;
-constexpr float kQuantizedMost = 512.0f;  // rounds to a byte no more, whatever the zero point
-
-struct QuantizedLines {
-  uint8_t* memory;
-  int64_t bytes;  // of a line
-
-  // Line y, from -1 to H.
-  uint8_t* at(int64_t y) const { return memory + (y + 3) % 3 * bytes; }
-};
-
-inline QuantizedLines quantized_lines(const QuantizedConv& p) {
-  const int64_t tiles = (p.tail.w + kQuantizedTile - 1) / kQuantizedTile;
-  const int64_t bytes = (((tiles * kQuantizedTile + 2) * p.c_in + 3) + 63) / 64 * 64;
-  QuantizedLines lines{static_cast<uint8_t*>(scratch(0, 3 * bytes)), bytes};
-  __builtin_memset(lines.memory, p.zero_point, 3 * bytes);
-  return lines;
-}
 
 #if defined(VSR_INT8_DOT)
-
-// The first `count` values rounded, plus the zero point, clamped. What has no bytes anyway, NaN among it, becomes 255.
-inline void store_bytes(__m512 v, __m512i zero_point, uint8_t* to, int count) {
-  const __m512i q = _mm512_cvtps_epi32(_mm512_min_ps(v, _mm512_set1_ps(kQuantizedMost)));
-  const __m512i positive = _mm512_max_epi32(_mm512_add_epi32(q, zero_point), _mm512_setzero_si512());
-  const __m128i bytes = _mm512_cvtusepi32_epi8(positive);
-  if (count == Vec::kWidth) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
-  } else {
-    _mm_mask_storeu_epi8(to, static_cast<__mmask16>((1u << count) - 1u), bytes);
-  }
-}
-
-template <class T>
-inline void round_line(const T* from, uint8_t* to, int64_t count, int32_t zero_point) {
-  const __m512i zero = _mm512_set1_epi32(zero_point);
-  for (int64_t i = 0; i < count; i += Vec::kWidth) {
-    const int rest = count - i < Vec::kWidth ? static_cast<int>(count - i) : Vec::kWidth;
-    store_bytes(load_some(from + i, rest).v, zero, to + i, rest);
-  }
-}
 
 // Sums of a tile for N vectors of columns. C: the input channels, or 0 where only `c` tells them: where they are known,
 // the pixels of a tile are offsets of one address.
 template <int N, int C>
 inline void quantized_sums(const uint8_t* const (&lines)[3], int64_t c, const int8_t* weights, const int32_t* offset,
                            __m512i (&sum)[kQuantizedTile][N]) {
-  const int64_t step = C > 0 ? C : c, words = (3 * step + 3) / 4;
+  const int64_t step = C > 0 ? C : c, words = quantized_words(step), line = quantized_line_words(step);
 #pragma GCC unroll 14
   for (int i = 0; i < kQuantizedTile; ++i)
 #pragma GCC unroll 2
     for (int n = 0; n < N; ++n) sum[i][n] = _mm512_loadu_si512(offset + n * kQuantizedLanes);
-  for (int ky = 0; ky < 3; ++ky) {
+  for (int ky = 0; ky < 3; ++ky, weights += (line - words) * N * kQuantizedLanes * 4) {
     const uint8_t* at = lines[ky];
     for (int64_t k = 0; k < words; ++k, at += 4, weights += N * kQuantizedLanes * 4) {
       __m512i b[N];
@@ -103,8 +64,7 @@ inline void finish_panel(const QuantizedConv& p, const QuantizedLayout& layout, 
 #pragma GCC unroll 14
     for (int i = 0; i < kQuantizedTile; ++i) {
       if (!kWhole && i >= count) continue;
-      const Vec z{_mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i][n]), scale, bias)};
-      const Vec v = where_positive(z, z, {_mm512_mul_ps(z.v, slope)});
+      const Vec v = activated_sums(sum[i][n], scale, bias, slope);
       if constexpr (sizeof(To) == 1) {
         store_bytes(v.v, zero, to + i * to_step, lanes);
       } else {
@@ -119,7 +79,7 @@ inline void quantized_panel(const QuantizedConv& p, const QuantizedLayout& layou
                             int64_t vector, To* to, int64_t to_step, int count) {
   const char* packed = static_cast<const char*>(p.packed);
   const int64_t column = vector * kQuantizedLanes;
-  const int8_t* weights = reinterpret_cast<const int8_t*>(packed) + 3 * layout.words * column * 4;
+  const int8_t* weights = reinterpret_cast<const int8_t*>(packed) + 3 * layout.line_words * column * 4;
   const int32_t* offset = reinterpret_cast<const int32_t*>(packed + layout.offset) + column;
   __m512i sum[kQuantizedTile][N];
   switch (p.c_in) {
@@ -137,26 +97,13 @@ inline void quantized_panel(const QuantizedConv& p, const QuantizedLayout& layou
 
 #else
 
-// Rounded, plus the zero point, clamped. What has no bytes anyway, NaN among it, becomes 255.
-inline uint8_t to_byte(float v, int32_t zero_point) {
-  const float below = v < kQuantizedMost ? v : kQuantizedMost;
-  const int32_t q = static_cast<int32_t>(__builtin_rintf(below > -kQuantizedMost ? below : -kQuantizedMost));
-  const int32_t byte = q + zero_point;
-  return static_cast<uint8_t>(byte < 0 ? 0 : byte > 255 ? 255 : byte);
-}
-
-template <class T>
-inline void round_line(const T* from, uint8_t* to, int64_t count, int32_t zero_point) {
-  for (int64_t i = 0; i < count; ++i) to[i] = to_byte(to_float(from[i]), zero_point);
-}
-
 // One panel of a tile: `count` of its pixels, to uint8 or to z, both of which are `to_step` elements to a pixel.
 template <int N, class To>
 inline void quantized_panel(const QuantizedConv& p, const QuantizedLayout& layout, const uint8_t* const (&lines)[3],
                             int64_t vector, To* to, int64_t to_step, int count) {
   const char* packed = static_cast<const char*>(p.packed);
   const int64_t column = vector * kQuantizedLanes;
-  const int8_t* weights = reinterpret_cast<const int8_t*>(packed) + 3 * layout.words * column * 4;
+  const int8_t* weights = reinterpret_cast<const int8_t*>(packed) + 3 * layout.line_words * column * 4;
   const int32_t* offset = reinterpret_cast<const int32_t*>(packed + layout.offset) + column;
   const float* scale = reinterpret_cast<const float*>(packed + layout.scale) + column;
   const float* bias = reinterpret_cast<const float*>(packed + layout.bias) + column;
@@ -166,9 +113,9 @@ inline void quantized_panel(const QuantizedConv& p, const QuantizedLayout& layou
   for (int i = 0; i < count; ++i, to += to_step) {
     int32_t sum[N * kQuantizedLanes];
     __builtin_memcpy(sum, offset, sizeof sum);
-    const int8_t* b = weights;
     for (int ky = 0; ky < 3; ++ky) {
       const uint8_t* a = lines[ky] + i * p.c_in;
+      const int8_t* b = weights + ky * layout.line_words * static_cast<int64_t>(sizeof sum);
       for (int64_t k = 0; k < layout.words; ++k, a += 4, b += sizeof sum) {
         const int32_t x0 = a[0], x1 = a[1], x2 = a[2], x3 = a[3];
         for (int j = 0; j < N * kQuantizedLanes; ++j)
@@ -188,20 +135,6 @@ inline void quantized_panel(const QuantizedConv& p, const QuantizedLayout& layou
 
 #endif
 
-inline void fetch_quantized_line(const QuantizedConv& p, int64_t image, int64_t y, uint8_t* line) {
-  const int64_t count = p.tail.w * p.c_in, from = (image * p.tail.h + y) * count;
-  uint8_t* to = line + p.c_in;
-  if (y < 0 || y >= p.tail.h) {
-    __builtin_memset(to, p.zero_point, count);
-  } else if (!p.rounds) {
-    __builtin_memcpy(to, static_cast<const uint8_t*>(p.x) + from, count);
-  } else {
-    with_type(p.x_dtype, [&](auto element) {
-      round_line(static_cast<const decltype(element)*>(p.x) + from, to, count, p.zero_point);
-    });
-  }
-}
-
 // All panels of a tile.
 template <class To>
 inline void quantized_tile(const QuantizedConv& p, const QuantizedLayout& layout, const uint8_t* const (&lines)[3],
@@ -216,51 +149,26 @@ inline void quantized_tile(const QuantizedConv& p, const QuantizedLayout& layout
   }
 }
 
-// z of a pixel plus its base: column j is of channel from[j].
-template <class T>
-inline void add_base(const T* base, int64_t c, const int32_t* from, float* z, int64_t columns) {
-#if defined(VSR_INT8_DOT)
-  if (c <= Vec::kWidth) {
-    const Vec values = load_some(base, static_cast<int>(c));
-    for (int64_t i = 0; i < columns; i += Vec::kWidth) {
-      const int rest = columns - i < Vec::kWidth ? static_cast<int>(columns - i) : Vec::kWidth;
-      const Vec some{_mm512_permutexvar_ps(_mm512_load_si512(from + i), values.v)};
-      store_some(add(load_some(z + i, rest), some), z + i, rest);
-    }
-    return;
-  }
-#endif
-  for (int64_t i = 0; i < columns; ++i) z[i] += to_float(base[from[i]]);
-}
-
 void quantized_conv3x3(const QuantizedConv& p, int64_t begin, int64_t end) {
   const QuantizedLayout layout = quantized_layout(p.c_in, p.tail.c);
-  const QuantizedLines memory = quantized_lines(p);
   const Epilogue& tail = p.tail;
-  const int64_t shuffled = tail.c / (tail.r * tail.r);
-  int32_t* from = static_cast<int32_t*>(scratch(3, p.base ? layout.columns * 4 : 0));
-  for (int64_t j = 0; p.base && j < layout.columns; ++j) from[j] = static_cast<int32_t>(j % shuffled);
-  float* z = static_cast<float*>(scratch(2, p.requantized ? 0 : kQuantizedTile * p.tail.c * 4));
+  const int64_t tiles = (tail.w + kQuantizedTile - 1) / kQuantizedTile;
+  const auto memory = quantized_lines<3>(p, (tiles * kQuantizedTile + 2) * p.c_in + 3);
+  const int32_t* from = base_channels(p);
+  float* z = static_cast<float*>(scratch(2, p.requantized ? 0 : kQuantizedTile * tail.c * 4));
   for (int64_t row = begin; row < end; ++row) {
-    const int64_t image = row / p.tail.h, y = row % p.tail.h;
-    for (int64_t next = row == begin || y == 0 ? y - 1 : y + 1; next <= y + 1; ++next)
-      fetch_quantized_line(p, image, next, memory.at(next));
-    for (int64_t col = 0; col < p.tail.w; col += kQuantizedTile) {
-      const int64_t at = col * p.c_in, left = p.tail.w - col;
+    const int64_t image = row / tail.h, y = row % tail.h;
+    fetch_quantized_lines(p, memory, image, row == begin || y == 0 ? y - 1 : y + 1, y + 1);
+    for (int64_t col = 0; col < tail.w; col += kQuantizedTile) {
+      const int64_t at = col * p.c_in, left = tail.w - col;
       const uint8_t* const lines[3] = {memory.at(y - 1) + at, memory.at(y) + at, memory.at(y + 1) + at};
       const int count = left < kQuantizedTile ? static_cast<int>(left) : kQuantizedTile;
       if (p.requantized) {
-        quantized_tile(p, layout, lines, static_cast<uint8_t*>(tail.out) + (row * p.tail.w + col) * p.tail.c, p.tail.c,
+        quantized_tile(p, layout, lines, static_cast<uint8_t*>(tail.out) + (row * tail.w + col) * tail.c, tail.c,
                        count);
       } else {
-        quantized_tile(p, layout, lines, z, p.tail.c, count);
-        with_type(tail.dtype, [&](auto element) {
-          using T = decltype(element);
-          for (int i = 0; p.base && i < count; ++i)
-            add_base(static_cast<const T*>(p.base) + (row * tail.w + col + i) * shuffled, shuffled, from,
-                     z + i * tail.c, tail.c);
-          epilogue<T>(tail, {z, tail.c, row, col, count}, nullptr);
-        });
+        quantized_tile(p, layout, lines, z, tail.c, count);
+        with_type(tail.dtype, [&](auto element) { finish_floats<decltype(element)>(p, from, z, row, col, count); });
       }
     }
   }

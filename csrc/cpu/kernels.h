@@ -53,9 +53,7 @@ const Kernels& kernels_avx512();
 const Kernels& kernels_avx512_vnni();
 const Kernels& kernels_avx512_bf16();
 const Kernels& kernels_amx_bf16();
-
-// Whether compiler and CPU have AMX and the operating system lets this process use it, which asking it brings about.
-bool permit_amx_bf16();
+const Kernels& kernels_amx_int8();
 
 // The best table for this CPU, or the one that VSR_KERNELS_CPU_ISA names (read once). Throws std::runtime_error for an
 // unknown name or one that this CPU cannot run.

@@ -18,6 +18,8 @@ namespace {
 //
 #include "cpu/conv_wgrad.inl.h"
 //
+#include "cpu/quantized.inl.h"
+//
 #include "cpu/conv_quantized.inl.h"
 
 void epilogue_backward(const EpilogueBackward& p, int64_t begin, int64_t end) {

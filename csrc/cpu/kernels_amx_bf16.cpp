@@ -1,16 +1,8 @@
+#include "cpu/amx_compiler.h"
 #include "cpu/kernels.h"
 #include "cpu/scratch.h"
 
-// Compilers before these have no intrinsics for AMX; other systems have other ways to ask for its use.
-#if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
-#define VSR_HAS_AMX
-#endif
-
 #if defined(VSR_HAS_AMX)
-
-#include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 // Everything below is compiled for this instruction set, whatever the flags of the build; nothing that other files
 // share may be included here, since the linker could keep this copy of it for all of them.
@@ -46,6 +38,11 @@ namespace {
 #include "cpu/conv_pack.inl.h"
 //
 #include "cpu/conv_direct.inl.h"
+
+using TileValue = bfloat16;
+using TileSum = float;
+
+#include "cpu/conv_tiles.inl.h"
 //
 #include "cpu/conv_amx.inl.h"
 
@@ -90,19 +87,6 @@ const Kernels& kernels_amx_bf16() {
   return table;
 #else
   return kernels_avx512_bf16();
-#endif
-}
-
-bool permit_amx_bf16() {
-#if defined(VSR_HAS_AMX)
-  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;  // EDX of leaf 7
-  constexpr long kRequestPermission = 0x1023, kTileData = 18;
-  unsigned eax, ebx, ecx, edx;
-  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
-  if ((edx & kBf16) == 0 || (edx & kTile) == 0) return false;
-  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-#else
-  return false;
 #endif
 }
 

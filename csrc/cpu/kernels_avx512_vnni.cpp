@@ -27,6 +27,8 @@ namespace {
 //
 #include "cpu/epilogue.inl.h"
 //
+#include "cpu/quantized.inl.h"
+//
 #include "cpu/conv_quantized.inl.h"
 
 }  // namespace

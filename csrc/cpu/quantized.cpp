@@ -33,13 +33,13 @@ void pack_quantized(const QuantizedPack& p, void* packed) {
     const int64_t channel = shuffled_channel(column, p.c_out, p.r), vector = column / kQuantizedLanes;
     const int64_t first = vector / kQuantizedPanel * kQuantizedPanel;
     const int64_t panel = vectors - first < kQuantizedPanel ? vectors - first : kQuantizedPanel;
-    int8_t* base = weights + first * 3 * layout.words * kQuantizedLanes * 4 +
+    int8_t* base = weights + first * 3 * layout.line_words * kQuantizedLanes * 4 +
                    ((vector - first) * kQuantizedLanes + column % kQuantizedLanes) * 4;
     int32_t sum = 0;
     for (int64_t ky = 0; ky < 3; ++ky) {
       for (int64_t k = 0; k < 3 * p.c_in; ++k) {
         const int8_t value = p.weight[channel * p.ws.n + k % p.c_in * p.ws.c + ky * p.ws.h + k / p.c_in * p.ws.w];
-        base[(ky * layout.words + k / 4) * panel * kQuantizedLanes * 4 + k % 4] = value;
+        base[(ky * layout.line_words + k / 4) * panel * kQuantizedLanes * 4 + k % 4] = value;
         sum += value;
       }
     }

@@ -12,15 +12,25 @@ namespace vsr::cpu {
 // Output channels that one vector of sums holds, and vectors whose sums are held at the same time.
 constexpr int kQuantizedLanes = 16, kQuantizedPanel = 2;
 
+// Words of weights in a tile.
+constexpr int64_t kQuantizedDepth = 16;
+
 // Of input channels, so that sums stay within 32 bits: 9 * 255 * 127 each.
 constexpr int64_t kMostQuantizedChannels = 7000;
 
-// A packing: the weights, then five vectors with a value per column. Columns are the output channels in the order of
+// Words of a line's three taps, and those that a packing has room for.
+constexpr int64_t quantized_words(int64_t c_in) { return (3 * c_in + 3) / 4; }
+constexpr int64_t quantized_line_words(int64_t c_in) {
+  return (quantized_words(c_in) + kQuantizedDepth - 1) / kQuantizedDepth * kQuantizedDepth;
+}
+
+// A packing: the weights, then four vectors with a value per column. Columns are the output channels in the order of
 // memory after the shuffle (shuffled_channel), filled up with zeros to whole vectors. Order of the weights:
 // [panel][ky][word][vector][lane][4]. A word is four neighbouring values of a line, which one instruction multiplies;
-// the values of three neighbouring pixels are `words` of them, filled up with zeros.
+// the values of three neighbouring pixels are `words` of them, filled up with zeros to line_words, whole tiles. A tile
+// is one vector of 16 words: all instruction sets read the same packing.
 struct QuantizedLayout {
-  int64_t words;
+  int64_t words, line_words;
   int64_t columns;
   int64_t offset;  // bytes before the vectors: int32, what the sums begin with
   int64_t scale;   // float32, as all after it
@@ -31,9 +41,10 @@ struct QuantizedLayout {
 
 inline QuantizedLayout quantized_layout(int64_t c_in, int64_t c_out) {
   QuantizedLayout p{};
-  p.words = (3 * c_in + 3) / 4;
+  p.words = quantized_words(c_in);
+  p.line_words = quantized_line_words(c_in);
   p.columns = (c_out + kQuantizedLanes - 1) / kQuantizedLanes * kQuantizedLanes;
-  p.offset = 3 * p.words * p.columns * 4;
+  p.offset = 3 * p.line_words * p.columns * 4;
   p.scale = p.offset + p.columns * 4;
   p.bias = p.scale + p.columns * 4;
   p.slope = p.bias + p.columns * 4;

@@ -1,9 +1,9 @@
 """Runs the AMX kernels of ``csrc/cpu`` on a CPU without AMX: the same sources, tile registers in software.
 
-``csrc/cpu/kernels_amx_bf16.cpp`` is compiled with a stand-in for its header of tile instructions, or as it is shipped:
-then the instructions are executed when the CPU refuses them. Either follows Intel's manual (order of sums, subnormal
-numbers taken for zero, what faults) and counts; memory that the kernels get lies between guard pages. For development
-only: the product does not import it, and it imports nothing of the product.
+``csrc/cpu/kernels_amx_bf16.cpp`` and ``kernels_amx_int8.cpp`` are compiled with a stand-in for their header of tile
+instructions, or as they are shipped: then the instructions are executed when the CPU refuses them. Either follows
+Intel's manual (order of sums, subnormal numbers taken for zero, what faults) and counts; memory that the kernels get
+lies between guard pages. For development only: the product does not import it, and it imports nothing of the product.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
 ACTIVATIONS = ("none", "relu", "leaky_relu", "prelu")
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
 
 #: What the kernels need besides AMX, as Linux lists it.
 NEEDED = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "fma", "f16c"}
@@ -54,6 +54,12 @@ class TileConfig(ctypes.Structure):
     ]
 
 
+class How(ctypes.Structure):
+    """As in call.cpp."""
+
+    _fields_: ClassVar = [(name, ctypes.c_int64) for name in ("bands", "threads", "at_end", "garbage")]
+
+
 class Call(ctypes.Structure):
     """As in call.cpp."""
 
@@ -65,7 +71,7 @@ class Call(ctypes.Structure):
         *[(name, ctypes.c_int64) for name in ("n", "h", "w", "c_x", "c_in", "c", "c_out", "r", "slope_count")],
         ("weight_elements", ctypes.c_int64),
         ("strides", ctypes.c_int64 * 4),
-        *[(name, ctypes.c_int64) for name in ("bands", "threads", "at_end", "garbage")],
+        ("how", How),
         ("slope_number", ctypes.c_float),
         ("scale", ctypes.c_float),
         ("activation", ctypes.c_int32),
@@ -73,9 +79,36 @@ class Call(ctypes.Structure):
     ]
 
 
+class QuantizedCall(ctypes.Structure):
+    """As in call.cpp."""
+
+    _fields_: ClassVar = [
+        *[(name, ctypes.c_void_p) for name in ("x", "weight", "scale", "bias", "slope", "base", "out")],
+        *[(name, ctypes.c_int64) for name in ("n", "h", "w", "c_in", "c", "r", "slope_count", "weight_elements")],
+        ("strides", ctypes.c_int64 * 4),
+        ("how", How),
+        ("slope_number", ctypes.c_float),
+        *[(name, ctypes.c_int32) for name in ("zero_point", "out_zero_point", "activation", "x_dtype", "dtype")],
+    ]
+
+
 def compiler() -> str:
     """The C++ compiler: CXX, or c++."""
     return os.environ.get("CXX", "c++").split()[0]
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """(N, H, W, C)."""
+    return tensor.permute(0, 2, 3, 1).contiguous()
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _span(weight: Tensor) -> int:
+    """Elements from the first to the last one."""
+    return 1 + sum((size - 1) * step for size, step in zip(weight.shape, weight.stride(), strict=True))
 
 
 def obstacle() -> str | None:
@@ -108,7 +141,9 @@ class Library:
         with tempfile.TemporaryDirectory(prefix="amxvm-") as folder:
             path = Path(folder, "library.so")
             files = [HERE / "call.cpp", HERE / "machine.cpp", HERE / "trap.cpp"]
-            files += [sources / "cpu" / "kernels_amx_bf16.cpp"]
+            files += [
+                sources / "cpu" / name for name in ("kernels_amx_bf16.cpp", "kernels_amx_int8.cpp", "quantized.cpp")
+            ]
             command = [compiler(), "-std=c++20", "-O2", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden"]
             command += ["-mavx512f", "-mfma", *([] if shipped else ["-I", str(HERE)]), "-I", str(sources), *options]
             done = subprocess.run(
@@ -124,7 +159,7 @@ class Library:
             raise AmxError(message.value.decode())
 
     def configure(self, config: TileConfig) -> None:
-        """LDTILECFG on this thread. Raises AmxError where a CPU would fault; so do the next three."""
+        """LDTILECFG on this thread. Raises AmxError where a CPU would fault; so do the next four."""
         self._checked("configure", ctypes.byref(config))
 
     def load(self, tile: int, rows: Tensor, stride: int) -> None:
@@ -138,6 +173,10 @@ class Library:
     def multiply(self, total: int, a: int, b: int) -> None:
         """TDPBF16PS."""
         self._checked("multiply", total, a, b)
+
+    def multiply_bytes(self, total: int, a: int, b: int) -> None:
+        """TDPBUSD."""
+        self._checked("multiply_bytes", total, a, b)
 
     def release(self) -> None:
         """TILERELEASE."""
@@ -198,29 +237,21 @@ class Library:
         c, c_in, r = weight.shape[0], weight.shape[1], pixel_shuffle
         c_out = c // (r * r) if out_channels is None or residual is None else residual.shape[1]
 
-        def dense(tensor: Tensor) -> Tensor:
-            return tensor.permute(0, 2, 3, 1).contiguous()
-
-        image = dense(x)
+        image = _dense(x)
         out = torch.empty(n, h * r, w * r, c_out, dtype=x.dtype)
         kept = torch.empty(n, h * r, w * r, c // (r * r), dtype=x.dtype) if keep else None
-        base = dense(residual) if residual is not None else None
+        base = _dense(residual) if residual is not None else None
         slopes = slope.contiguous() if isinstance(slope, Tensor) else None
-        span = 1 + sum((size - 1) * step for size, step in zip(weight.shape, weight.stride(), strict=True))
-
-        def pointer(tensor: Tensor | None) -> int | None:
-            return None if tensor is None else tensor.data_ptr()
-
         call = Call(
-            x=pointer(image),
-            weight=pointer(weight),
-            bias=pointer(bias),
-            slope=pointer(slopes),
-            residual=pointer(base),
-            scatter=pointer(out_channels),
-            channels=pointer(in_channels),
-            out=pointer(out),
-            kept=pointer(kept),
+            x=_pointer(image),
+            weight=_pointer(weight),
+            bias=_pointer(bias),
+            slope=_pointer(slopes),
+            residual=_pointer(base),
+            scatter=_pointer(out_channels),
+            channels=_pointer(in_channels),
+            out=_pointer(out),
+            kept=_pointer(kept),
             n=n,
             h=h,
             w=w,
@@ -230,12 +261,9 @@ class Library:
             c_out=c_out,
             r=r,
             slope_count=0 if slopes is None else slopes.numel(),
-            weight_elements=span,
+            weight_elements=_span(weight),
             strides=(ctypes.c_int64 * 4)(*weight.stride()),
-            bands=bands,
-            threads=threads,
-            at_end=at_end,
-            garbage=garbage,
+            how=How(bands, threads, at_end, garbage),
             slope_number=0.0 if isinstance(slope, Tensor) else slope,
             scale=scale,
             activation=ACTIVATIONS.index(activation),
@@ -243,3 +271,81 @@ class Library:
         )
         self._checked("convolve", ctypes.byref(call))
         return out.permute(0, 3, 1, 2), None if kept is None else kept.permute(0, 3, 1, 2)
+
+    def quantized_conv3x3(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        zero_point: Tensor,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        *,
+        activation: str = "none",
+        slope: Tensor | float | None = None,
+        out_zero_point: Tensor | None = None,
+        base: Tensor | None = None,
+        pixel_shuffle: int = 1,
+        dtype: torch.dtype = torch.float32,
+        bands: int = 1,
+        threads: bool = False,
+        at_end: bool = True,
+        garbage: int = 0xFF,
+    ) -> Tensor:
+        """``pixel_shuffle(act(scale * conv2d(x - zero_point, weight) + bias), r) + base``, as the kernels do it.
+
+        Args:
+            x: (N, C_in, H, W) uint8, or floating: rounded, plus ``zero_point``, clamped.
+            weight: (C, C_in, 3, 3) int8, of any strides.
+            zero_point: (1,) uint8.
+            scale: (C,) float32.
+            bias: (C,) float32.
+            activation: one of :data:`ACTIVATIONS`.
+            slope: of leaky_relu a number, of prelu a float32 tensor (1,) or (C,).
+            out_zero_point: (1,) uint8: the result is uint8.
+            base: (N, C / r^2, H, W) of ``dtype``, enlarged by nearest neighbour.
+            pixel_shuffle: r.
+            dtype: of the result without ``out_zero_point``.
+            bands: as of :meth:`conv3x3`, like the next three.
+            threads: see there.
+            at_end: see there.
+            garbage: see there.
+
+        Returns:
+            (N, C / r^2, r H, r W), channels_last.
+
+        Raises:
+            AmxError: a fault: of a tile instruction, of memory, or the kernels left the work to other ones.
+        """
+        n, c_in, h, w = x.shape
+        c, r = weight.shape[0], pixel_shuffle
+        image = _dense(x)
+        low = _dense(base) if base is not None else None
+        out = torch.empty(n, h * r, w * r, c // (r * r), dtype=dtype if out_zero_point is None else torch.uint8)
+        slopes = slope.contiguous() if isinstance(slope, Tensor) else None
+        call = QuantizedCall(
+            x=_pointer(image),
+            weight=_pointer(weight),
+            scale=_pointer(scale),
+            bias=_pointer(bias),
+            slope=_pointer(slopes),
+            base=_pointer(low),
+            out=_pointer(out),
+            n=n,
+            h=h,
+            w=w,
+            c_in=c_in,
+            c=c,
+            r=r,
+            slope_count=0 if slopes is None else slopes.numel(),
+            weight_elements=_span(weight),
+            strides=(ctypes.c_int64 * 4)(*weight.stride()),
+            how=How(bands, threads, at_end, garbage),
+            slope_number=0.0 if slope is None or isinstance(slope, Tensor) else slope,
+            zero_point=int(zero_point),
+            out_zero_point=0 if out_zero_point is None else int(out_zero_point),
+            activation=ACTIVATIONS.index(activation),
+            x_dtype=DTYPES.index(x.dtype),
+            dtype=DTYPES.index(out.dtype),
+        )
+        self._checked("convolve_bytes", ctypes.byref(call))
+        return out.permute(0, 3, 1, 2)

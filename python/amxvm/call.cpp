@@ -1,6 +1,6 @@
-// One convolution by the kernels of csrc/cpu/kernels_amx_bf16.cpp on the tile registers of machine.h, for Python. The
-// kernels are compiled with the functions of cpu/amx.h here, or with their own ones: then their instructions are
-// executed where the CPU refuses them (trap.cpp).
+// One convolution by the kernels of csrc/cpu/kernels_amx_bf16.cpp or kernels_amx_int8.cpp on the tile registers of
+// machine.h, for Python. The kernels are compiled with the functions of cpu/amx.h here, or with their own ones: then
+// their instructions are executed where the CPU refuses them (trap.cpp).
 //
 // Every buffer the kernels get lies between pages that nobody may touch, at the first byte or the last of its pages;
 // theirs to write are filled with garbage before, scratch memory anew at each request.
@@ -26,18 +26,35 @@ namespace {
 
 using namespace vsr;
 
-// As in __init__.py.
+// As in __init__.py, like the calls. How a call is run: parts that its work is cut into; whether each has a thread of
+// its own; whether buffers lie at the end of their pages; the byte that fills what is to be written.
+struct How {
+  int64_t bands, threads, at_end, garbage;
+};
+
 struct Call {
   const void *x, *weight, *bias, *slope, *residual;
   const int64_t *scatter, *channels;
   void *out, *kept;
   int64_t n, h, w, c_x, c_in, c, c_out, r, slope_count;
   int64_t weight_elements, strides[4];
-  int64_t bands, threads;   // parts that blocks and pack units are cut into; whether each has a thread of its own
-  int64_t at_end, garbage;  // where buffers lie in their pages; the byte that fills what is to be written
+  How how;
   float slope_number, scale;
   int32_t activation, dtype;
 };
+
+struct QuantizedCall {
+  const void *x, *weight, *scale, *bias, *slope, *base;
+  void* out;
+  int64_t n, h, w, c_in, c, r, slope_count;
+  int64_t weight_elements, strides[4];
+  How how;
+  float slope_number;
+  int32_t zero_point, out_zero_point, activation;
+  int32_t x_dtype, dtype;  // kBytes, or of DType
+};
+
+constexpr int32_t kBytes = 3;
 
 class Guarded {
  public:
@@ -57,6 +74,30 @@ class Guarded {
  private:
   char *memory_, *data_;
   int64_t size_;
+};
+
+// Those of a call.
+class Buffers {
+ public:
+  explicit Buffers(const How& how) : how_(how) {}
+
+  // Room of so many bytes, or null where nothing is wanted.
+  void* room(const void* wanted, int64_t bytes) {
+    if (!wanted) return nullptr;
+    made_.push_back(std::make_unique<Guarded>(bytes, how_.at_end, static_cast<int>(how_.garbage)));
+    return made_.back()->data();
+  }
+
+  // A copy, or null of null.
+  void* copy(const void* from, int64_t bytes) {
+    void* to = room(from, bytes);
+    if (to) std::memcpy(to, from, bytes);
+    return to;
+  }
+
+ private:
+  How how_;
+  std::vector<std::unique_ptr<Guarded>> made_;
 };
 
 int64_t scratch_garbage = 0;
@@ -103,11 +144,11 @@ void guard(F f) {
 
 // f(begin, end) for the bands of [0, count), last band first where they take turns.
 template <class F>
-void in_bands(int64_t count, const Call& call, F f) {
-  std::vector<std::string> errors(call.bands);
+void in_bands(int64_t count, const How& how, F f) {
+  std::vector<std::string> errors(how.bands);
   std::vector<std::thread> threads;
-  for (int64_t i = call.bands - 1; i >= 0; --i) {
-    const int64_t begin = count * i / call.bands, end = count * (i + 1) / call.bands;
+  for (int64_t i = how.bands - 1; i >= 0; --i) {
+    const int64_t begin = count * i / how.bands, end = count * (i + 1) / how.bands;
     if (begin == end) continue;
     const auto run = [&errors, f, i, begin, end] {
       try {
@@ -116,7 +157,7 @@ void in_bands(int64_t count, const Call& call, F f) {
         errors[i] = error.what();
       }
     };
-    if (call.threads) {
+    if (how.threads) {
       threads.emplace_back(run);
     } else {
       run();
@@ -129,33 +170,22 @@ void in_bands(int64_t count, const Call& call, F f) {
 
 void convolve(const Call& call) {
   const int64_t size = call.dtype == static_cast<int32_t>(DType::f32) ? 4 : 2;
-  std::vector<std::unique_ptr<Guarded>> buffers;
-  const auto give = [&](const void* from, int64_t bytes) -> void* {
-    if (!from) return nullptr;
-    buffers.push_back(std::make_unique<Guarded>(bytes, call.at_end, static_cast<int>(call.garbage)));
-    std::memcpy(buffers.back()->data(), from, bytes);
-    return buffers.back()->data();
-  };
-  const auto room = [&](const void* wanted, int64_t bytes) -> void* {
-    if (!wanted) return nullptr;
-    buffers.push_back(std::make_unique<Guarded>(bytes, call.at_end, static_cast<int>(call.garbage)));
-    return buffers.back()->data();
-  };
+  Buffers buffers(call.how);
   const int64_t pixels = call.n * call.h * call.w, out_bytes = pixels * call.r * call.r * call.c_out * size;
   const int64_t kept_bytes = pixels * call.c * size;
-  cpu::Conv p{.x = give(call.x, pixels * call.c_x * size),
-              .weight = give(call.weight, call.weight_elements * size),
-              .bias = give(call.bias, call.c * size),
-              .slope = give(call.slope, call.slope_count * size),
-              .channels = static_cast<const int64_t*>(give(call.channels, call.c_in * 8)),
+  cpu::Conv p{.x = buffers.copy(call.x, pixels * call.c_x * size),
+              .weight = buffers.copy(call.weight, call.weight_elements * size),
+              .bias = buffers.copy(call.bias, call.c * size),
+              .slope = buffers.copy(call.slope, call.slope_count * size),
+              .channels = static_cast<const int64_t*>(buffers.copy(call.channels, call.c_in * 8)),
               .ws = {call.strides[0], call.strides[1], call.strides[2], call.strides[3]},
               .c_x = call.c_x,
               .c_in = call.c_in,
               .slope_count = call.slope_count,
-              .tail = {.out = room(call.out, out_bytes),
-                       .kept = room(call.kept, kept_bytes),
-                       .residual = give(call.residual, out_bytes),
-                       .scatter = static_cast<const int64_t*>(give(call.scatter, call.c * 8)),
+              .tail = {.out = buffers.room(call.out, out_bytes),
+                       .kept = buffers.room(call.kept, kept_bytes),
+                       .residual = buffers.copy(call.residual, out_bytes),
+                       .scatter = static_cast<const int64_t*>(buffers.copy(call.scatter, call.c * 8)),
                        .n = call.n,
                        .h = call.h,
                        .w = call.w,
@@ -168,14 +198,60 @@ void convolve(const Call& call) {
                        .dtype = static_cast<DType>(call.dtype)}};
   const cpu::Kernels& kernels = cpu::kernels_amx_bf16();
   p.plan = kernels.conv_plan(p);
-  void* packed = room(&p, p.plan.packed_bytes);
+  void* packed = buffers.room(&p, p.plan.packed_bytes);
   p.packed = packed;
-  scratch_garbage = call.garbage;
-  in_bands(p.plan.pack_units, call, [&](int64_t begin, int64_t end) { kernels.conv_pack(p, packed, begin, end); });
+  scratch_garbage = call.how.garbage;
+  in_bands(p.plan.pack_units, call.how, [&](int64_t begin, int64_t end) { kernels.conv_pack(p, packed, begin, end); });
   amxvm::reset_counts();
-  in_bands(p.plan.blocks, call, [&](int64_t begin, int64_t end) { kernels.conv3x3(p, begin, end); });
+  in_bands(p.plan.blocks, call.how, [&](int64_t begin, int64_t end) { kernels.conv3x3(p, begin, end); });
   if (call.out) std::memcpy(call.out, p.tail.out, out_bytes);
   if (call.kept) std::memcpy(call.kept, p.tail.kept, kept_bytes);
+}
+
+void convolve_bytes(const QuantizedCall& call) {
+  const auto size_of = [](int32_t dtype) {
+    return dtype == kBytes ? 1 : dtype == static_cast<int32_t>(DType::f32) ? 4 : 2;
+  };
+  const auto floating = [](int32_t dtype) { return dtype == kBytes ? DType::f32 : static_cast<DType>(dtype); };
+  Buffers buffers(call.how);
+  const int64_t pixels = call.n * call.h * call.w, size = size_of(call.dtype), shuffled = call.c / (call.r * call.r);
+  void* packed = buffers.room(&call, cpu::quantized_layout(call.c_in, call.c).bytes);
+  cpu::pack_quantized({.weight = static_cast<const int8_t*>(buffers.copy(call.weight, call.weight_elements)),
+                       .scale = static_cast<const float*>(buffers.copy(call.scale, call.c * 4)),
+                       .bias = static_cast<const float*>(buffers.copy(call.bias, call.c * 4)),
+                       .slope = static_cast<const float*>(buffers.copy(call.slope, call.slope_count * 4)),
+                       .ws = {call.strides[0], call.strides[1], call.strides[2], call.strides[3]},
+                       .c_in = call.c_in,
+                       .c_out = call.c,
+                       .r = call.r,
+                       .slope_count = call.slope_count,
+                       .zero_point = call.zero_point,
+                       .number = call.slope_number,
+                       .activation = static_cast<Activation>(call.activation)},
+                      packed);
+  const cpu::QuantizedConv p{.x = buffers.copy(call.x, pixels * call.c_in * size_of(call.x_dtype)),
+                             .packed = packed,
+                             .base = buffers.copy(call.base, pixels * shuffled * size),
+                             .c_in = call.c_in,
+                             .zero_point = call.zero_point,
+                             .out_zero_point = call.out_zero_point,
+                             .rounds = call.x_dtype != kBytes,
+                             .requantized = call.dtype == kBytes,
+                             .x_dtype = floating(call.x_dtype),
+                             .tail = {.out = buffers.room(call.out, pixels * call.c * size),
+                                      .n = call.n,
+                                      .h = call.h,
+                                      .w = call.w,
+                                      .c = call.c,
+                                      .c_out = shuffled,
+                                      .r = call.r,
+                                      .scale = 1.0f,
+                                      .dtype = floating(call.dtype)}};
+  scratch_garbage = call.how.garbage;
+  amxvm::reset_counts();
+  in_bands(call.n * call.h, call.how,
+           [&](int64_t begin, int64_t end) { cpu::kernels_amx_int8().quantized_conv3x3(p, begin, end); });
+  std::memcpy(call.out, p.tail.out, pixels * call.c * size);
 }
 
 template <class F>
@@ -187,6 +263,21 @@ int reported(char* message, int64_t size, F f) {
     std::snprintf(message, size, "%s", error.what());
     return 1;
   }
+}
+
+// The same with what the kernels raise caught.
+template <class F>
+int trapped(char* message, int64_t size, F f) {
+  struct sigaction memory = {}, instruction = {}, memory_before, instruction_before;
+  memory.sa_handler = on_fault;
+  instruction.sa_sigaction = on_instruction;
+  instruction.sa_flags = SA_SIGINFO;
+  sigaction(SIGSEGV, &memory, &memory_before);
+  sigaction(SIGILL, &instruction, &instruction_before);
+  const int result = reported(message, size, f);
+  sigaction(SIGSEGV, &memory_before, nullptr);
+  sigaction(SIGILL, &instruction_before, nullptr);
+  return result;
 }
 
 }  // namespace
@@ -207,22 +298,23 @@ const Kernels& kernels_avx512_bf16() {
   return table;
 }
 
+const Kernels& kernels_avx512_vnni() {
+  static const Kernels table{.isa = "other", .quantized_conv3x3 = [](const QuantizedConv&, int64_t, int64_t) {
+                               throw std::runtime_error("left to avx512_vnni");
+                             }};
+  return table;
+}
+
 }  // namespace vsr::cpu
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // 0, or 1 and why not in `message`.
 EXPORT int amxvm_convolve(const Call* call, char* message, int64_t size) {
-  struct sigaction memory = {}, instruction = {}, memory_before, instruction_before;
-  memory.sa_handler = on_fault;
-  instruction.sa_sigaction = on_instruction;
-  instruction.sa_flags = SA_SIGINFO;
-  sigaction(SIGSEGV, &memory, &memory_before);
-  sigaction(SIGILL, &instruction, &instruction_before);
-  const int result = reported(message, size, [&] { convolve(*call); });
-  sigaction(SIGSEGV, &memory_before, nullptr);
-  sigaction(SIGILL, &instruction_before, nullptr);
-  return result;
+  return trapped(message, size, [&] { convolve(*call); });
+}
+EXPORT int amxvm_convolve_bytes(const QuantizedCall* call, char* message, int64_t size) {
+  return trapped(message, size, [&] { convolve_bytes(*call); });
 }
 
 // Of the last convolution, packing left out.
@@ -240,5 +332,8 @@ EXPORT int amxvm_store(int tile, void* rows, int64_t stride, char* message, int6
 }
 EXPORT int amxvm_multiply(int sum, int a, int b, char* message, int64_t size) {
   return reported(message, size, [&] { amxvm::multiply(sum, a, b); });
+}
+EXPORT int amxvm_multiply_bytes(int sum, int a, int b, char* message, int64_t size) {
+  return reported(message, size, [&] { amxvm::multiply_bytes(sum, a, b); });
 }
 EXPORT void amxvm_release() { amxvm::release(); }

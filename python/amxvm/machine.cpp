@@ -36,6 +36,22 @@ Tile& in_use(int tile, const char* instruction) {
   return t;
 }
 
+struct Product {
+  Tile &sum, &a, &b;
+};
+
+// The registers of a multiplication whose elements are words of four bytes.
+Product product(int sum, int a, int b, const char* instruction) {
+  const std::string prefix = std::string(instruction) + ": ";
+  if (sum == a || sum == b || a == b) fail(prefix + "a register is used twice");
+  Tile &c = in_use(sum, instruction), &left = in_use(a, instruction), &right = in_use(b, instruction);
+  if (left.row_bytes % 4 != 0 || right.row_bytes % 4 != 0 || c.row_bytes % 4 != 0)
+    fail(prefix + "rows are not whole words");
+  if (left.rows != c.rows || right.row_bytes != c.row_bytes || left.row_bytes / 4 != right.rows)
+    fail(prefix + "the shapes of " + name(sum) + ", " + name(a) + " and " + name(b) + " do not fit");
+  return {c, left, right};
+}
+
 // Subnormal numbers count as zero, as operands and as results.
 float flush(float value) { return std::fabs(value) < FLT_MIN ? std::copysign(0.0f, value) : value; }
 
@@ -97,13 +113,7 @@ void store(int tile, void* rows, int64_t stride) {
 // The first and the second halves of pairs are added up apart in the order of the pairs, then to each other, then to
 // what was there.
 void multiply(int sum, int a, int b) {
-  if (sum == a || sum == b || a == b) fail("tdpbf16ps: a register is used twice");
-  Tile& c = in_use(sum, "tdpbf16ps");
-  const Tile &left = in_use(a, "tdpbf16ps"), &right = in_use(b, "tdpbf16ps");
-  if (left.row_bytes % 4 != 0 || right.row_bytes % 4 != 0 || c.row_bytes % 4 != 0)
-    fail("tdpbf16ps: rows are not whole pairs");
-  if (left.rows != c.rows || right.row_bytes != c.row_bytes || left.row_bytes / 4 != right.rows)
-    fail("tdpbf16ps: the shapes of " + name(sum) + ", " + name(a) + " and " + name(b) + " do not fit");
+  const auto [c, left, right] = product(sum, a, b, "tdpbf16ps");
   const int columns = c.row_bytes / 4;
   float right_values[kMostRows][2][kMostRows] = {};
   for (int k = 0; k < right.rows; ++k)
@@ -121,6 +131,26 @@ void multiply(int sum, int a, int b) {
     std::memset(c.data[m], 0, kMostBytes);
     for (int n = 0; n < columns; ++n) before[n] = flush(flush(before[n]) + flush(sums[0][n] + sums[1][n]));
     std::memcpy(c.data[m], before, c.row_bytes);
+  }
+  ++total.multiplies;
+}
+
+// Bytes of A without a sign, those of B with one, modulo 2^32.
+void multiply_bytes(int sum, int a, int b) {
+  const auto [c, left, right] = product(sum, a, b, "tdpbusd");
+  uint32_t right_values[kMostRows][4][kMostRows] = {};
+  for (int k = 0; k < right.rows; ++k)
+    for (int n = 0; n < c.row_bytes / 4; ++n)
+      for (int i = 0; i < 4; ++i)
+        right_values[k][i][n] = static_cast<uint32_t>(static_cast<int8_t>(right.data[k][4 * n + i]));
+  for (int m = 0; m < c.rows; ++m) {
+    uint32_t sums[kMostRows] = {};
+    std::memcpy(sums, c.data[m], c.row_bytes);
+    for (int k = 0; k < right.rows; ++k)
+      for (int i = 0; i < 4; ++i)
+        for (int n = 0; n < kMostRows; ++n) sums[n] += left.data[m][4 * k + i] * right_values[k][i][n];
+    std::memset(c.data[m], 0, kMostBytes);
+    std::memcpy(c.data[m], sums, c.row_bytes);
   }
   ++total.multiplies;
 }

@@ -33,7 +33,8 @@ void configure(const TileConfig& config);
 void release();
 void load(int tile, const void* rows, int64_t stride);
 void store(int tile, void* rows, int64_t stride);
-void multiply(int sum, int a, int b);
+void multiply(int sum, int a, int b);        // TDPBF16PS
+void multiply_bytes(int sum, int a, int b);  // TDPBUSD
 
 // The instruction that raised SIGILL, given the handler's context, which goes on behind it.
 void execute(void* context);

@@ -70,6 +70,9 @@ void execute(void* context) {
   } else if (opcode == 0x5c && prefix == kF3 && in_registers) {
     multiply(tile, modrm & 7, second);
     registers[REG_RIP] += 5;
+  } else if (opcode == 0x5e && prefix == k66 && in_registers) {
+    multiply_bytes(tile, modrm & 7, second);
+    registers[REG_RIP] += 5;
   } else if (!in_registers && (opcode == 0x49 || opcode == 0x4b)) {
     const Operand o = memory_operand(at + 4, registers, index_high, base_high);
     void* memory = reinterpret_cast<void*>(o.address);

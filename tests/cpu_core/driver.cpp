@@ -547,7 +547,8 @@ void check_all(const cpu::Kernels& kernels) {
   for (int64_t c_in : {1, 3, 5, 16, 17, 32, 64})
     for (int64_t c_out : {1, 3, 12, 16, 33, 48, 68})
       for (int i = 0; i < 2; ++i) check_quantized(kernels, c_in, c_out);
-  if (std::strcmp(kernels.isa, "avx512_vnni") == 0) return;  // the rest is that of avx512
+  for (const char* isa : {"avx512_vnni", "amx_int8"})
+    if (std::strcmp(kernels.isa, isa) == 0) return;  // the rest is that of avx512, of amx_bf16
   for (DType dtype : {DType::f32, DType::f16, DType::bf16}) {
     // Directly, by taps, by Winograd; on both sides of every vector, panel and chunk.
     for (const Channels c : {Channels{1, 1},

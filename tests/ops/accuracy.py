@@ -60,7 +60,7 @@ def assert_same_bits(got: Tensor, expected: Tensor, what: str) -> None:
     """Equal shape, dtype and values, NaN equal to NaN and -0 different from 0."""
     assert got.shape == expected.shape, f"{what}: shape {tuple(got.shape)}, expected {tuple(expected.shape)}"
     assert got.dtype == expected.dtype, f"{what}: {got.dtype}, expected {expected.dtype}"
-    kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[got.element_size()]
+    kind = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[got.element_size()]
     ours = got.detach().cpu().contiguous().view(kind)
     theirs = expected.detach().cpu().contiguous().view(kind)
     different = int((ours != theirs).sum())

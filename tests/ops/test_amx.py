@@ -1,4 +1,5 @@
-"""The AMX convolutions, whatever the CPU: their source on tile registers in software (python/amxvm)."""
+"""The AMX convolutions of bfloat16, whatever the CPU: their source on tile registers in software (python/amxvm). The
+instructions themselves, and those of the object that is shipped: here for the convolutions of bytes, too."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -40,14 +42,6 @@ TAILS: dict[str, dict[str, Any]] = {
     "shuffled": {"pixel_shuffle": 2, "activation": "prelu", "slope": "each"},
     "shuffle4": {"pixel_shuffle": 4, "activation": "leaky_relu", "slope": 0.25, "residual": "same"},
 }
-
-
-@pytest.fixture(scope="session")
-def library() -> amxvm.Library:
-    why_not = amxvm.obstacle()
-    if why_not is not None:
-        pytest.skip(why_not)
-    return amxvm.Library(build.source_root(), ["-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"])
 
 
 class Drawn:
@@ -291,12 +285,13 @@ def test_whole_lines_are_loaded(library: amxvm.Library) -> None:
 # The instructions, beside NumPy's idea of them
 
 
-def whole_config(rows: int = 16, row_bytes: int = 64) -> amxvm.TileConfig:
+def whole_config(rows: int = 16, row_bytes: int = 64, words: int = 16) -> amxvm.TileConfig:
     config = amxvm.TileConfig(palette=1)
     for tile in range(8):
         config.rows[tile], config.row_bytes[tile] = 16, 64
     config.rows[7], config.row_bytes[0] = rows, row_bytes
     config.rows[0], config.row_bytes[4] = rows, row_bytes
+    config.rows[4], config.row_bytes[7] = words, 4 * words
     return config
 
 
@@ -322,6 +317,30 @@ def test_the_product_of_tiles(tiles: amxvm.Library, rows: int, columns: int) -> 
     expected = c.double() + a.double() @ b.double()
     assert torch.equal(got[:rows, :columns].double(), expected[:rows, :columns])
     assert got[rows:].isnan().all() and got[:, columns:].isnan().all()
+
+
+@pytest.mark.parametrize(("rows", "columns", "words"), [(16, 16, 16), (5, 16, 16), (16, 3, 16), (7, 9, 4)])
+def test_the_product_of_tiles_of_bytes(tiles: amxvm.Library, rows: int, columns: int, words: int) -> None:
+    """Without a sign times with one, exact, but modulo 2^32: against NumPy's integers."""
+    random = np.random.default_rng(1)
+    a = random.integers(0, 256, (16, 64), dtype=np.uint8)
+    b = random.integers(-128, 128, (64, 16), dtype=np.int8)
+    c = random.integers(-(2**31), 2**31, (16, 16), dtype=np.int32)
+    a[0], b[:, 0] = 255, -128
+    c[0, 0], c[1, 1], c[2, 2] = -(2**31), 2**31 - 1, 0
+    fours = np.ascontiguousarray(b.reshape(16, 4, 16).transpose(0, 2, 1))  # [k / 4][column][k % 4]
+    tiles.configure(whole_config(rows, 4 * columns, words))
+    tiles.load(7, torch.from_numpy(a), 64)
+    tiles.load(4, torch.from_numpy(fours), 64)
+    tiles.load(0, torch.from_numpy(c), 64)
+    tiles.multiply_bytes(0, 7, 4)
+    got = torch.full((16, 16), 12345, dtype=torch.int32)
+    tiles.store(0, got, 64)
+    whole = c.astype(np.int64) + a[:, : 4 * words].astype(np.int64) @ b[: 4 * words].astype(np.int64)
+    assert whole[0, 0] < -(2**31)  # which wraps around
+    expected = whole.astype(np.uint32).view(np.int32)
+    assert np.array_equal(got[:rows, :columns].numpy(), expected[:rows, :columns])
+    assert (got[rows:] == 12345).all() and (got[:, columns:] == 12345).all()
 
 
 def test_the_order_of_sums(tiles: amxvm.Library) -> None:
@@ -403,29 +422,25 @@ def test_what_faults(tiles: amxvm.Library) -> None:
         lambda: tiles.load(0, values, 64),
         lambda: tiles.store(0, values, 64),
         lambda: tiles.multiply(0, 7, 4),
+        lambda: tiles.multiply_bytes(0, 7, 4),
     ):
         with pytest.raises(amxvm.AmxError, match="tiles are not configured"):
             act()
-    tiles.configure(bad(rows_at_7=3))
-    with pytest.raises(amxvm.AmxError, match="the shapes of tile 0, tile 7 and tile 4 do not fit"):
-        tiles.multiply(0, 7, 4)
-    tiles.configure(bad(rows_at_5=0, row_bytes_at_5=0))
-    with pytest.raises(amxvm.AmxError, match="tile 5 has no shape"):
-        tiles.multiply(0, 7, 5)
-    with pytest.raises(amxvm.AmxError, match="a register is used twice"):
-        tiles.multiply(0, 4, 4)
+    for name, multiply in (("tdpbf16ps", tiles.multiply), ("tdpbusd", tiles.multiply_bytes)):
+        tiles.configure(bad(rows_at_7=3))
+        with pytest.raises(amxvm.AmxError, match=f"{name}: the shapes of tile 0, tile 7 and tile 4 do not fit"):
+            multiply(0, 7, 4)
+        tiles.configure(bad(row_bytes_at_7=63))
+        with pytest.raises(amxvm.AmxError, match=f"{name}: rows are not whole words"):
+            multiply(0, 7, 4)
+        tiles.configure(bad(rows_at_5=0, row_bytes_at_5=0))
+        with pytest.raises(amxvm.AmxError, match=f"{name}: tile 5 has no shape"):
+            multiply(0, 7, 5)
+        with pytest.raises(amxvm.AmxError, match=f"{name}: a register is used twice"):
+            multiply(0, 4, 4)
 
 
 # What is shipped
-
-
-@pytest.fixture(scope="session")
-def shipped() -> amxvm.Library:
-    """The kernels as they are compiled for the product."""
-    why_not = amxvm.obstacle()
-    if why_not is not None:
-        pytest.skip(why_not)
-    return amxvm.Library(build.source_root(), build.CXX_FLAGS, shipped=True)
 
 
 @pytest.mark.parametrize("tail", ["plain", "prelus", "kept", "scatter", "shuffle2", "shuffle4"])
@@ -454,9 +469,10 @@ def disassembly() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_the_object_has_the_instructions(disassembly: str) -> None:
+@pytest.mark.parametrize("product", ["tdpbf16ps", "tdpbusd"])
+def test_the_object_has_the_instructions(disassembly: str, product: str) -> None:
     """Every combination of sums and weights that the plan multiplies, and no other one."""
-    found = set(re.findall(r"tdpbf16ps\s+(\S+)", disassembly))
+    found = set(re.findall(rf"{product}\s+(\S+)", disassembly))
     assert found == {f"%tmm{b},%tmm7,%tmm{c}" for b, c in itertools.product((4, 5, 6), range(4))}
     for name in ("ldtilecfg", "tileloadd", "tilestored", "tilerelease"):
         assert re.search(rf"\b{name}\b", disassembly), name

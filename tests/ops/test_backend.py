@@ -51,7 +51,8 @@ def test_a_missing_gpu_is_the_reason() -> None:
 
 @needs_cpu
 def test_the_instruction_set_is_reported() -> None:
-    assert vsr_kernels.cpu_isa() in ("portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx_bf16")
+    known = ("portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+    assert vsr_kernels.cpu_isa() in known
     assert vsr_kernels.cpu_isa() in vsr_kernels.backends()["cpu"].detail
 
 

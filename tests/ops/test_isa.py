@@ -14,10 +14,10 @@ import torch
 import vsr_kernels
 from vsr_kernels import build
 
-ISAS = ("portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx_bf16")
+ISAS = ("portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 #: Names of test modules; where an instruction set differs from the one before in some kernels, those that call them.
 ALL_PARTS = ("isa", "values", "exact", "edges", "conv_cpu", "quantized")
-PARTS = {"avx512_vnni": ("isa", "quantized")}
+PARTS = {"avx512_vnni": ("isa", "quantized"), "amx_int8": ("isa", "quantized")}
 HERE = Path(__file__).resolve().parent
 #: Set for the inner run, so that it does not start runs of its own.
 FORCED = os.environ.get("VSR_KERNELS_CPU_ISA")
@@ -46,6 +46,7 @@ def obstacle(isa: str) -> str | None:
         "avx512_vnni": wide | {"avx512_vnni"},
         "avx512_bf16": wide | {"avx512_vnni", "avx512_bf16"},
         "amx_bf16": wide | {"avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16"},
+        "amx_int8": wide | {"avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8"},
     }[isa]
     listed = Path("/proc/cpuinfo")
     flags = set(re.findall(r"\w+", listed.read_text())) if listed.is_file() else set()
@@ -88,7 +89,7 @@ def test_an_unknown_instruction_set_is_an_error() -> None:
     done = run("sse9", "-c", WARP)
     assert done.returncode != 0
     assert (
-        "VSR_KERNELS_CPU_ISA: expected portable, avx2, avx512, avx512_vnni, avx512_bf16 or amx_bf16, got sse9"
+        "VSR_KERNELS_CPU_ISA: expected portable, avx2, avx512, avx512_vnni, avx512_bf16, amx_bf16 or amx_int8, got sse9"
         in done.stderr
     )
 

@@ -49,8 +49,8 @@ sparse_residual_block = _bound.sparse_residual_block
 def cpu_isa() -> str:
     """Instruction set of the kernels.
 
-    ``amx_bf16``, ``avx512_bf16``, ``avx512_vnni``, ``avx512``, ``avx2`` or ``portable``: the best one that the CPU has;
-    the environment variable ``VSR_KERNELS_CPU_ISA`` (read once) names a lesser one.
+    ``amx_int8``, ``amx_bf16``, ``avx512_bf16``, ``avx512_vnni``, ``avx512``, ``avx2`` or ``portable``: the best one
+    that the CPU has; the environment variable ``VSR_KERNELS_CPU_ISA`` (read once) names a lesser one.
     """
     return _numpy.isa()
 

@@ -3,7 +3,7 @@
 
 #include "machine.h"
 
-namespace vsr::cpu::amx_bf16 {
+namespace vsr::cpu::VSR_ISA {
 
 using TileConfig = amxvm::TileConfig;
 
@@ -23,9 +23,13 @@ inline void store_tile(void* rows, int64_t stride) {
 
 template <int kSum, int kA, int kB>
 inline void multiply_tiles() {
+#if defined(VSR_INT8_DOT)
+  amxvm::multiply_bytes(kSum, kA, kB);
+#else
   amxvm::multiply(kSum, kA, kB);
+#endif
 }
 
 inline void keep_order() {}
 
-}  // namespace vsr::cpu::amx_bf16
+}  // namespace vsr::cpu::VSR_ISA
