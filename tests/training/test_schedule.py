@@ -78,6 +78,15 @@ def test_a_larger_batch_takes_fewer_iterations() -> None:
         assert samples == pytest.approx(24000 * share, abs=32)
 
 
+def test_a_copy_has_phases_of_its_own() -> None:
+    schedule = MultigridSchedule(iterations=1000)
+    longer = schedule.model_copy(update={"iterations": 2000})
+    assert longer == MultigridSchedule(iterations=2000)
+    assert longer.length == longer.phases[-1].stop == 2000 == 2 * schedule.length
+    with pytest.raises(ValidationError, match="clip_shares: expected shares that grow to 1"):
+        schedule.model_copy(update={"clip_shares": (0.5,)})
+
+
 def test_constant_cost() -> None:
     made = schedule(batch_mode="constant_cost", frames=16)
     assert [p.batch for p in made.phases] == [64, 42, 32, 28, 18, 14, 16, 10, 8]

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -181,6 +181,10 @@ class MultigridSchedule(BaseModel):
                 f"{short[0].frames} frames gets none of {self.iterations}"
             )
         return self
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> MultigridSchedule:
+        """Another schedule, checked: pydantic's own copy would keep the phases of this one."""
+        return type(self).model_validate({**self.model_dump(), **(update or {})})
 
     @property
     def samples(self) -> int:
