@@ -25,6 +25,7 @@ _OF_CONVOLUTIONS = ("conv3x3_backward", "conv3x3_epilogue_backward")
 #: The operators that gradients are made of.
 BACKWARD = {
     "conv3x3": _OF_CONVOLUTIONS,
+    "conv7x7": (),
     "residual_block": _OF_CONVOLUTIONS,
     "conv_chain": _OF_CONVOLUTIONS,
     "sparse_conv3x3": _OF_CONVOLUTIONS,
@@ -81,6 +82,9 @@ def explanation(operator: str, where: str, found: str | None) -> str | None:
         return _WEIGHTS
     if operator == "quantized_conv3x3":
         return "int8 is for inference, and pays on CPUs" if found is None else "int8 is for inference"
+    if operator == "conv7x7":
+        missing = "runs as PyTorch's convolution, which on a GPU is cuDNN's"
+        return missing if found is None else "where a gradient is wanted, it is PyTorch's convolution"
     if operator == "conv_chain":
         return _LAYERS if found is None else "its gradients are those of `conv3x3`, layer by layer"
     if where in ARRAYS:

@@ -22,6 +22,7 @@ __all__ = [
     "__version__",
     "backends",
     "conv3x3",
+    "conv7x7",
     "conv_chain",
     "cpu_isa",
     "flow_warp",

@@ -32,7 +32,7 @@ OPERATORS = (
 )
 
 #: Operators with CPU kernels only.
-CPU_OPERATORS = ("quantized_conv3x3",)
+CPU_OPERATORS = ("conv7x7", "quantized_conv3x3")
 
 #: Operators on tensor cores, which Turing has for float16 only.
 TENSOR_CORE_OPERATORS = ("conv3x3", "residual_block", "sparse_conv3x3", "sparse_residual_block")

@@ -7,6 +7,7 @@ from .nn.optimize import optimize
 from .ops import (
     PackedWeights,
     conv3x3,
+    conv7x7,
     conv_chain,
     flow_warp,
     merge_rep_branches,
@@ -27,6 +28,7 @@ __all__ = [
     "RepBranch",
     "backends",
     "conv3x3",
+    "conv7x7",
     "conv_chain",
     "cpu_isa",
     "flow_warp",

@@ -1,5 +1,5 @@
-// 3x3 convolutions: which method, how many blocks. Included once per instruction set, inside its namespace and target
-// pragma.
+// 3x3 and 7x7 convolutions: which method, how many blocks. Included once per instruction set, inside its namespace and
+// target pragma.
 
 #include "cpu/conv_gemm.inl.h"
 //
@@ -8,13 +8,16 @@
 #include "cpu/conv_direct.inl.h"
 //
 #include "cpu/conv_winograd.inl.h"
+//
+#include "cpu/conv_pieces.inl.h"
 
 // Of the buffers of a block, in an L2 cache of 1 MiB that the weights of 64 channels have to share: 256 KiB of them for
 // winograd, 576 KiB for winograd4.
 constexpr int64_t kBlockBytes = 384 * 1024, kBlockBytes4 = 256 * 1024;
 
 // The method follows from the channels alone. Measured on Zen 4 with AVX-512 and AVX2.
-inline ConvMethod conv_method(int64_t c_in, int64_t c_out, bool exact) {
+inline ConvMethod conv_method(int64_t size, int64_t c_in, int64_t c_out, bool exact) {
+  if (size == 7) return exact ? ConvMethod::pieces : ConvMethod::pieces4;
   if (c_in <= 4) return ConvMethod::direct;
   if (vectors_of(9 * c_out) <= 4 * vectors_of(c_out)) return ConvMethod::taps;
   return exact ? ConvMethod::winograd : ConvMethod::winograd4;
@@ -32,11 +35,13 @@ ConvPlan conv_plan(const Conv& p) {
   const Epilogue& t = p.tail;
   ConvPlan plan{};
 #if defined(VSR_BF16_DOT)
-  plan.halves = t.dtype == DType::bf16;
+  plan.halves = t.dtype == DType::bf16 && p.size == 3;
 #endif
-  plan.method = conv_method(p.c_in, t.c, p.exact || plan.halves);
+  const bool exact = p.size == 3 ? p.exact || plan.halves : p.exact && t.dtype == DType::f32;
+  plan.method = conv_method(p.size, p.c_in, t.c, exact);
   const bool small = plan.method == ConvMethod::winograd, large = plan.method == ConvMethod::winograd4;
-  plan.products = small ? 16 : large ? 36 : 1;
+  const bool pieces = plan.method == ConvMethod::pieces, pieces4 = plan.method == ConvMethod::pieces4;
+  plan.products = small ? 16 : large ? 36 : pieces ? 100 : pieces4 ? 196 : 1;
   plan.columns = plan.method == ConvMethod::taps ? 9 * t.c : t.c;
   plan.k = plan.method == ConvMethod::direct ? 9 * p.c_in : p.c_in;
   if (plan.halves) plan.k = (plan.k + 1) / 2 * 2;
@@ -48,6 +53,10 @@ ConvPlan conv_plan(const Conv& p) {
     plan.block_rows =
         winograd_block_rows(large ? kBlockBytes4 : kBlockBytes, plan.products * (v_bytes + m_bytes), tiles, t.c);
     plan.blocks = (tiles + plan.block_rows - 1) / plan.block_rows;
+  } else if (pieces) {
+    choose_rectangle<5>(plan, p.c_in, t.c, t.n, (t.h + 1) / 2, (t.w + 1) / 2);
+  } else if (pieces4) {
+    choose_rectangle<7>(plan, p.c_in, t.c, t.n, (t.h + 3) / 4, (t.w + 3) / 4);
   } else if (plan.method == ConvMethod::direct) {
     plan.block_rows = kPiece;
     plan.blocks = t.n * t.h * ((t.w + kPiece - 1) / kPiece);
@@ -82,6 +91,12 @@ void conv3x3(const Conv& p, int64_t begin, int64_t end) {
       case ConvMethod::winograd: return winograd_blocks<T, E, 2>(p, begin, end);
       case ConvMethod::winograd4:
         if constexpr (sizeof(E) == 4) winograd_blocks<T, E, 4>(p, begin, end);
+        return;
+      case ConvMethod::pieces:
+        if constexpr (sizeof(E) == 4) pieces_blocks<T, 5>(p, begin, end);
+        return;
+      case ConvMethod::pieces4:
+        if constexpr (sizeof(E) == 4) pieces_blocks<T, 7>(p, begin, end);
         return;
       case ConvMethod::direct: return direct_blocks<T, E>(p, begin, end);
       case ConvMethod::taps: return taps_blocks<T, E>(p, begin, end);

@@ -13,7 +13,7 @@ inline Epilogue resolved_tail(const Conv& p) {
 // Works out again every pixel of a run whose sums are not all finite.
 template <class T>
 void repair_pixels(const Conv& p, float* z, int64_t z_step, int64_t row, int64_t col, int64_t pixels) {
-  const int64_t h = p.tail.h, w = p.tail.w, c_out = p.tail.c;
+  const int64_t h = p.tail.h, w = p.tail.w, c_out = p.tail.c, size = p.size;
   const int64_t n = row / h, y = row % h;
   const float* bias = packed_bias(p, const_cast<void*>(p.packed));
   for (int64_t x = col; x < col + pixels; ++x, z += z_step) {
@@ -23,11 +23,11 @@ void repair_pixels(const Conv& p, float* z, int64_t z_step, int64_t row, int64_t
     for (int64_t j = 0; j < c_out; ++j) {
       const T* weight = static_cast<const T*>(p.weight) + shuffled_channel(j, c_out, p.tail.r) * p.ws.n;
       float sum = bias[j];
-      for (int64_t tap = 0; tap < 9; ++tap) {
-        const int64_t from_y = y + tap / 3 - 1, from_x = x + tap % 3 - 1;
+      for (int64_t tap = 0; tap < size * size; ++tap) {
+        const int64_t from_y = y + tap / size - size / 2, from_x = x + tap % size - size / 2;
         if (from_y < 0 || from_y >= h || from_x < 0 || from_x >= w) continue;
         const T* pixel = static_cast<const T*>(p.x) + ((n * h + from_y) * w + from_x) * p.c_x;
-        const T* taps = weight + tap / 3 * p.ws.h + tap % 3 * p.ws.w;
+        const T* taps = weight + tap / size * p.ws.h + tap % size * p.ws.w;
         for (int64_t ci = 0; ci < p.c_in; ++ci)
           sum += to_float(pixel[p.channels ? p.channels[ci] : ci]) * to_float(taps[ci * p.ws.c]);
       }

@@ -114,31 +114,34 @@ inline void multiply_rows(const Rows<E, kPieces>& a, const E* first, const E* b,
 }
 
 template <int NV, bool kHalf, class E, int kPieces>
-void multiply_panel(const Rows<E, kPieces>& a, const E* b, float* c, int64_t c_row, const float* start) {
+void multiply_panel(const Rows<E, kPieces>& a, const E* b, float* c, int64_t c_row, const float* start, bool more) {
   constexpr int R = rows_at_once(NV);
   Rows<E, kPieces> slice = a;
   for (int64_t k = 0; k < a.k || k == 0; k += kSlice, slice.first += kSlice, b += kSlice * NV * Vec::kWidth) {
     slice.k = a.k - k < kSlice ? a.k - k : kSlice;
     const float* from = k == 0 ? start : nullptr;
     for (int64_t r = 0; r < a.count; r += R)
-      multiply_rows<E, kPieces, R, NV, kHalf>(slice, slice.first + r * a.step, b, c + r * c_row, c_row, from, k > 0);
+      multiply_rows<E, kPieces, R, NV, kHalf>(slice, slice.first + r * a.step, b, c + r * c_row, c_row, from,
+                                              more || k > 0);
   }
 }
 
 template <int NV, class E, int kPieces>
 inline void multiply_columns(const Rows<E, kPieces>& a, const E* b, float* c, int64_t c_row, const float* start,
-                             bool half) {
+                             bool more, bool half) {
   if constexpr (HalfVec::kWidth < Vec::kWidth) {
-    if (half) return multiply_panel<NV, true>(a, b, c, c_row, start);
+    if (half) return multiply_panel<NV, true>(a, b, c, c_row, start, more);
   }
-  multiply_panel<NV, false>(a, b, c, c_row, start);
+  multiply_panel<NV, false>(a, b, c, c_row, start, more);
 }
 
-// c[row][column] = start[column] + the product of row and column, b being one product of a packed chunk. The number of
+// c[row][column] = start[column] + the product of row and column, or that added to it; b is one product of a packed
+// chunk. The number of
 // rows is rounded up to what the registers hold: a and c have that many, which is a divisor of kRowMultiple. The lanes
 // of the last vector beyond `columns` are padding of c, of which any part is written.
 template <class E, int kPieces>
-void multiply(const Rows<E, kPieces>& a, const E* b, float* c, int64_t c_row, int64_t columns, const float* start) {
+void multiply(const Rows<E, kPieces>& a, const E* b, float* c, int64_t c_row, int64_t columns, const float* start,
+              bool more = false) {
   const int64_t vectors = vectors_of(columns), depth = kPieces * a.k;
   for (int64_t v = 0; v < vectors; v += Vec::kPanel) {
     const int64_t wide = vectors - v < Vec::kPanel ? vectors - v : Vec::kPanel;
@@ -147,12 +150,12 @@ void multiply(const Rows<E, kPieces>& a, const E* b, float* c, int64_t c_row, in
     float* to = c + v * Vec::kWidth;
     const E* panel = b + packed_panel(depth, v);
     if (wide == 1) {
-      multiply_columns<1>(a, panel, to, c_row, from, half);
+      multiply_columns<1>(a, panel, to, c_row, from, more, half);
     } else if (wide == 2) {
-      multiply_columns<2>(a, panel, to, c_row, from, half);
+      multiply_columns<2>(a, panel, to, c_row, from, more, half);
     } else if constexpr (Vec::kPanel > 2) {
-      wide == 3 ? multiply_columns<3>(a, panel, to, c_row, from, half)
-                : multiply_columns<4>(a, panel, to, c_row, from, half);
+      wide == 3 ? multiply_columns<3>(a, panel, to, c_row, from, more, half)
+                : multiply_columns<4>(a, panel, to, c_row, from, more, half);
     }
   }
 }

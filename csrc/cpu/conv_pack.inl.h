@@ -1,4 +1,4 @@
-// Packing of the weights of a 3x3 convolution, once per call. Included once per instruction set, inside its namespace
+// Packing of the weights of a convolution, once per call. Included once per instruction set, inside its namespace
 // and target pragma.
 //
 // Plan. A unit packs one vector of columns for some input channels, in float64 over the lanes, rounded once. Order of
@@ -6,6 +6,11 @@
 // the weights: the bias and the slopes as float32, in the order of the columns.
 
 constexpr int64_t kPackDepth = 16;  // input channels per unit
+
+template <int K>
+struct Size {
+  static constexpr int value = K;
+};
 
 inline int64_t packed_columns(const ConvPlan& p) { return (p.columns + kChunk - 1) / kChunk * kChunk; }
 
@@ -33,6 +38,21 @@ inline void winograd4_weights(const double (*g)[Vec::kWidth], int step, double (
     u[3 * u_step][l] = (g0 + 4 * g2 + 2 * g1) / 24;
     u[4 * u_step][l] = (g0 + 4 * g2 - 2 * g1) / 24;
     u[5 * u_step][l] = g2;
+  }
+}
+
+// The same of a 4x4 piece, to K values: the factors of the points of conv_pieces.inl.h.
+template <int K>
+inline void piece_weights(const double (*g)[Vec::kWidth], int step, double (*u)[Vec::kWidth], int u_step) {
+  constexpr double kPoints2[] = {0.375, -0.375, 1.25, 0, -1.25};
+  constexpr double kFactors2[] = {-1.06640625, 1.06640625, 3.5546875, 1, -3.5546875};
+  constexpr double kPoints4[] = {0, 1, -1, 2, -2, 0, 0.5}, kFactors4[] = {-2, -3, 9, 36, -60, 1, 1.40625};
+  for (int i = 0; i < K; ++i) {
+    const double x = K == 5 ? kPoints2[i] : kPoints4[i], factor = K == 5 ? kFactors2[i] : kFactors4[i];
+    for (int l = 0; l < Vec::kWidth; ++l) {
+      const double value = ((g[3 * step][l] * x + g[2 * step][l]) * x + g[step][l]) * x + g[0][l];
+      u[i * u_step][l] = i == K - 2 ? g[3 * step][l] : value / factor;  // infinity
+    }
   }
 }
 
@@ -72,11 +92,29 @@ void pack_columns(const Conv& p, E* packed, int64_t vector, int64_t ci_begin, in
     at[l] = column < plan.columns ? static_cast<const T*>(p.weight) + channel * p.ws.n : nullptr;
   }
   const auto weight = [&](int l, int64_t ci, int64_t t) {
-    return at[l] ? to_float(at[l][ci * p.ws.c + t / 3 * p.ws.h + t % 3 * p.ws.w]) : 0.0f;
+    return at[l] ? to_float(at[l][ci * p.ws.c + t / p.size * p.ws.h + t % p.size * p.ws.w]) : 0.0f;
   };
   double lanes[9][Vec::kWidth], half[18][Vec::kWidth], whole[36][Vec::kWidth];
   const double zeros[Vec::kWidth] = {};
+  const auto put_pieces = [&](auto size, int64_t ci) {
+    constexpr int K = decltype(size)::value;
+    double taps[16][Vec::kWidth], some[4 * K][Vec::kWidth], all[K * K][Vec::kWidth];
+    for (int piece = 0; piece < 4; ++piece) {
+      for (int t = 0; t < 16; ++t) {
+        const int y = piece / 2 * 4 + t / 4, x = piece % 2 * 4 + t % 4;
+        for (int l = 0; l < Vec::kWidth; ++l) taps[t][l] = y < 7 && x < 7 ? weight(l, ci, 7 * y + x) : 0.0f;
+      }
+      for (int j = 0; j < 4; ++j) piece_weights<K>(taps + j, 4, some + j, 4);
+      for (int i = 0; i < K; ++i) piece_weights<K>(some + 4 * i, 1, all + K * i, 1);
+      for (int xi = 0; xi < K * K; ++xi) put(4 * xi + piece, ci, all[xi]);
+    }
+  };
   for (int64_t ci = ci_begin; ci < ci_end; ++ci) {
+    if (plan.method == ConvMethod::pieces || plan.method == ConvMethod::pieces4) {
+      if (plan.method == ConvMethod::pieces) put_pieces(Size<5>{}, ci);
+      if (plan.method == ConvMethod::pieces4) put_pieces(Size<7>{}, ci);
+      continue;
+    }
     if (plan.method == ConvMethod::taps) {
       for (int l = 0; l < Vec::kWidth; ++l) lanes[0][l] = weight(l, ci, tap[l]);
       put(0, ci, lanes[0]);

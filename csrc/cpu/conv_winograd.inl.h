@@ -36,6 +36,12 @@ struct Line {
   V v[K];
 };
 
+// Of a tile of K x K pixels: sums per line, columns shared with the next tile, columns before the first sum. Tiles of 5
+// and 7 are those of pieces of 7x7 kernels (conv_pieces.inl.h).
+constexpr int sums_of(int k) { return k < 6 ? 2 : 4; }
+constexpr int overlap_of(int k) { return k - sums_of(k); }
+constexpr int margin_of(int k) { return k % 2 == 0 ? 1 : 3; }
+
 template <class V>
 inline Line<V, 4> transform_input(const Line<V, 4>& d) {
   return {{sub(d.v[0], d.v[2]), add(d.v[1], d.v[2]), sub(d.v[2], d.v[1]), sub(d.v[1], d.v[3])}};
@@ -55,6 +61,36 @@ inline Line<Vec, 4> transform_sums(const Line<Vec, 6>& m) {
   const Vec s1 = add(m.v[1], m.v[2]), d1 = sub(m.v[1], m.v[2]), s2 = add(m.v[3], m.v[4]), d2 = sub(m.v[3], m.v[4]);
   return {{add(add(m.v[0], s1), s2), fma(Vec::set(2.0f), d2, d1), fma(Vec::set(4.0f), s2, s1),
            add(fma(Vec::set(8.0f), d2, d1), m.v[5])}};
+}
+
+// F(2, 4): the points 3/8, -3/8, 5/4, infinity and -5/4.
+inline Line<Vec, 5> transform_input(const Line<Vec, 5>& d) {
+  const Vec a = Vec::set(0.375f), minus_a2 = Vec::set(-0.140625f), b = Vec::set(1.25f), minus_b2 = Vec::set(-1.5625f);
+  const Vec even_a = fma(minus_b2, d.v[0], d.v[2]), odd_a = fma(minus_b2, d.v[1], d.v[3]);
+  const Vec even_b = fma(minus_a2, d.v[0], d.v[2]), odd_b = fma(minus_a2, d.v[1], d.v[3]);
+  const Vec infinity = fma(minus_b2, even_b, fma(minus_a2, d.v[2], d.v[4]));
+  return {
+      {fma(a, even_a, odd_a), sub(odd_a, mul(a, even_a)), fma(b, even_b, odd_b), infinity, sub(odd_b, mul(b, even_b))}};
+}
+// F(4, 4): the points of F(4, 3), and 1/2 at the end. Its row is the polynomial that is zero at all others; theirs are
+// those without it times x - 1/2.
+inline Line<Vec, 7> transform_input(const Line<Vec, 7>& d) {
+  Line<Vec, 6> e;
+#pragma GCC unroll 8
+  for (int i = 0; i < 6; ++i) e.v[i] = fma(Vec::set(-0.5f), d.v[i], d.v[i + 1]);
+  const Line<Vec, 6> t = transform_input(e);
+  const Vec half = fma(Vec::set(-4.0f), sub(d.v[3], d.v[1]), sub(d.v[5], d.v[3]));
+  return {{t.v[0], t.v[1], t.v[2], t.v[3], t.v[4], t.v[5], half}};
+}
+
+inline Line<Vec, 2> transform_sums(const Line<Vec, 5>& m) {
+  const Vec sum = add(add(m.v[0], m.v[1]), add(m.v[2], m.v[4]));
+  return {{sum, fma(Vec::set(1.25f), sub(m.v[2], m.v[4]), fma(Vec::set(0.375f), sub(m.v[0], m.v[1]), m.v[3]))}};
+}
+inline Line<Vec, 4> transform_sums(const Line<Vec, 7>& m) {
+  const Line<Vec, 4> y = transform_sums(Line<Vec, 6>{{m.v[0], m.v[1], m.v[2], m.v[3], m.v[4], m.v[5]}});
+  return {{add(y.v[0], m.v[6]), fma(Vec::set(0.5f), m.v[6], y.v[1]), fma(Vec::set(0.25f), m.v[6], y.v[2]),
+           fma(Vec::set(0.125f), m.v[6], y.v[3])}};
 }
 
 // Lines of pixels that K rows of tiles' pixels lie in, null where they lie outside the image.
@@ -98,11 +134,11 @@ template <int K, class V, class T, class Load>
 inline Line<V, K> load_column(const T* const at[K], int64_t offset, bool inside, const Load& load) {
   Line<V, K> d;
   if (!inside) {
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int i = 0; i < K; ++i) d.v[i] = V::set(0.0f);
     return d;
   }
-#pragma GCC unroll 6
+#pragma GCC unroll 8
   for (int i = 0; i < K; ++i) d.v[i] = load(at[i] + offset);
   return transform_input(d);
 }
@@ -112,36 +148,36 @@ inline Line<V, K> load_column(const T* const at[K], int64_t offset, bool inside,
 template <int K, class V, class T, class E, class Load>
 inline void transform_group(const TileLines<T, K>& lines, const T* zeros, int64_t x, int64_t tiles, int64_t w,
                             int64_t c, const Load given, bool prefetch, E* to, int64_t v_row, int64_t v_product) {
-  constexpr int kM = K - 2;
+  constexpr int kM = sums_of(K), kOverlap = overlap_of(K);
   const Load load = given;
   const T* at[K];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
   for (int i = 0; i < K; ++i) at[i] = lines.line[i] ? lines.line[i] + x * c : zeros;
   Line<V, K> d[K];
-  d[0] = load_column<K, V>(at, 0, x >= 0, load);
-  d[1] = load_column<K, V>(at, c, x + 1 < w, load);
+#pragma GCC unroll 4
+  for (int j = 0; j < kOverlap; ++j) d[j] = load_column<K, V>(at, j * c, x + j >= 0 && x + j < w, load);
   for (int64_t t = 0; t < tiles; ++t, x += kM, to += v_row) {
 #pragma GCC unroll 4
-    for (int j = 2; j < K; ++j) {
+    for (int j = kOverlap; j < K; ++j) {
       if (prefetch) {  // the same tile of the next group; what lies outside the image is not touched by that
-#pragma GCC unroll 6
+#pragma GCC unroll 8
         for (int i = 0; i < K; ++i) __builtin_prefetch(load.place(at[i] + (j + kM * kTileGroup) * c));
       }
       d[j] = load_column<K, V>(at, j * c, x + j < w, load);
     }
     E* product = to;
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int i = 0; i < K; ++i) {
       Line<V, K> row;
-#pragma GCC unroll 6
+#pragma GCC unroll 8
       for (int j = 0; j < K; ++j) row.v[j] = d[j].v[i];
       row = transform_input(row);
-#pragma GCC unroll 6
+#pragma GCC unroll 8
       for (int j = 0; j < K; ++j, product += v_product) row.v[j].store(product);
     }
-    d[0] = d[kM];
-    d[1] = d[kM + 1];
-#pragma GCC unroll 6
+#pragma GCC unroll 4
+    for (int j = 0; j < kOverlap; ++j) d[j] = d[kM + j];
+#pragma GCC unroll 8
     for (int i = 0; i < K; ++i) at[i] += kM * c;
   }
 }
@@ -150,9 +186,9 @@ inline void transform_group(const TileLines<T, K>& lines, const T* zeros, int64_
 template <int K, class T, class E>
 void transform_tiles(const TileLines<T, K>& lines, const T* zeros, const Pick<T>* picks, int64_t tx, int64_t tiles,
                      int64_t w, int64_t c_x, int64_t c_in, E* v, int64_t v_row, int64_t v_product) {
-  constexpr int kM = K - 2;
+  constexpr int kM = sums_of(K);
   for (int64_t group = 0; group < tiles; group += kTileGroup) {
-    const int64_t size = tiles - group < kTileGroup ? tiles - group : kTileGroup, x = kM * (tx + group) - 1;
+    const int64_t size = tiles - group < kTileGroup ? tiles - group : kTileGroup, x = kM * (tx + group) - margin_of(K);
     E* to = v + group * v_row;
     int64_t c = 0;
 #if defined(VSR_BF16_DOT)
@@ -185,25 +221,27 @@ void transform_tiles(const TileLines<T, K>& lines, const T* zeros, const Pick<T>
 }
 
 // One vector of columns of one tile: K x K products to kM x kM sums. The bias joins product (1, 1), which every sum
-// contains once.
+// contains once where 1 is the second point.
 template <int K>
-inline void transform_products(const float* m, int64_t m_product, int count, Vec bias, Line<Vec, K - 2> sums[K - 2]) {
-  constexpr int kM = K - 2;
+inline void transform_products(const float* m, int64_t m_product, int count, Vec bias,
+                               Line<Vec, sums_of(K)> sums[sums_of(K)]) {
+  constexpr int kM = sums_of(K);
   Line<Vec, kM> half[K];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
   for (int j = 0; j < K; ++j) {
     Line<Vec, K> column;
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int i = 0; i < K; ++i) column.v[i] = load_some(m + (i * K + j) * m_product, count);
-    if (j == 1) column.v[1] = add(column.v[1], bias);
+    if (K != 5 && j == 1) column.v[1] = add(column.v[1], bias);
     half[j] = transform_sums(column);
   }
 #pragma GCC unroll 4
   for (int i = 0; i < kM; ++i) {
     Line<Vec, K> row;
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int j = 0; j < K; ++j) row.v[j] = half[j].v[i];
     sums[i] = transform_sums(row);
+    if constexpr (K == 5) sums[i] = {{add(sums[i].v[0], bias), add(sums[i].v[1], bias)}};
   }
 }
 
@@ -217,6 +255,44 @@ inline Vec sum_of(const Line<Vec, kM> sums[kM]) {
   }
   if constexpr (kM == 2) return add(all[0], all[1]);
   return add(add(all[0], all[1]), add(all[2 % kM], all[3 % kM]));
+}
+
+// The sums of a tile, of which `high` x `wide` pixels lie in the image.
+template <class T, bool kWhole, int kM>
+inline void finish_pixels(const Epilogue& to, const Line<Vec, kM> sums[kM], int64_t column, int64_t place, int64_t line,
+                          int64_t piece, int lanes, int64_t high, int64_t wide) {
+  if constexpr (kWhole) lanes = Vec::kWidth;
+  const Vec slope = to.slopes ? load_some(to.slopes + column, lanes) : Vec::set(to.slope);
+  const T* residual = static_cast<const T*>(to.residual) + place;
+  T* out = static_cast<T*>(to.out) + place;
+  if (to.residual) {  // that of the next tile is asked for, which at the end of a row is any place but the right one
+#pragma GCC unroll 4
+    for (int i = 0; i < kM; ++i)
+#pragma GCC unroll 4
+      for (int j = 0; j < kM; ++j) __builtin_prefetch(residual + i * line + (kM + j) * piece);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < kM; ++i) {
+    if (!kWhole && i >= high) break;
+#pragma GCC unroll 4
+    for (int j = 0; j < kM; ++j) {
+      if (!kWhole && j >= wide) break;
+      const int64_t at = i * line + j * piece;
+      if (to.kept) store_some(sums[i].v[j], static_cast<T*>(to.kept) + place + at, lanes);
+      store_some(finished(to, to.activation, sums[i].v[j], slope, to.residual ? residual + at : nullptr, lanes),
+                 out + at, lanes);
+    }
+  }
+}
+
+template <class T, int kM>
+inline void finish_tile(const Epilogue& to, const Line<Vec, kM> sums[kM], int64_t column, int64_t place, int64_t line,
+                        int64_t piece, int lanes, int64_t high, int64_t wide) {
+  if (lanes == Vec::kWidth && high >= kM && wide >= kM) {
+    finish_pixels<T, true, kM>(to, sums, column, place, line, piece, lanes, high, wide);
+  } else {
+    finish_pixels<T, false, kM>(to, sums, column, place, line, piece, lanes, high, wide);
+  }
 }
 
 struct WinogradBuffers {
@@ -238,7 +314,7 @@ inline WinogradBuffers winograd_buffers(const Conv& p, int64_t operand_bytes, in
   b.v_bytes = whole(products * b.v_product * operand_bytes);
   b.m_bytes = whole(products * b.m_product * 4);
   b.z_bytes = whole(pixels * p.plan.block_rows * b.z_step * 4);
-  b.zero_bytes = whole((4 * kTileGroup + 2) * p.c_x * element_bytes);  // of a line of a group of tiles
+  b.zero_bytes = whole((4 * kTileGroup + overlap_of(6)) * p.c_x * element_bytes);  // of a line of a group of tiles
   return b;
 }
 
@@ -314,43 +390,11 @@ struct WinogradBlock {
           transform_products<kTile>(products + (at + t) * m_row + c, m_product, lanes, Vec::load(biases + c), sums);
           watch = fma(sum_of<kM>(sums), Vec::set(0.0f), watch);
           const int64_t place = pixel + column + column / piece * piece * (to.w - 1);
-          if (lanes == Vec::kWidth && high >= kM && wide >= kM) {
-            finish_tile<true>(to, sums, column, place, line, piece, lanes, high, wide);
-          } else {
-            finish_tile<false>(to, sums, column, place, line, piece, lanes, high, wide);
-          }
+          finish_tile<T, kM>(to, sums, column, place, line, piece, lanes, high, wide);
         }
       }
     });
     return watch;
-  }
-
-  // The sums of a tile, of which `high` x `wide` pixels lie in the image.
-  template <bool kWhole>
-  static void finish_tile(const Epilogue& to, const Line<Vec, kM> sums[kM], int64_t column, int64_t place, int64_t line,
-                          int64_t piece, int lanes, int64_t high, int64_t wide) {
-    if constexpr (kWhole) lanes = Vec::kWidth;
-    const Vec slope = to.slopes ? load_some(to.slopes + column, lanes) : Vec::set(to.slope);
-    const T* residual = static_cast<const T*>(to.residual) + place;
-    T* out = static_cast<T*>(to.out) + place;
-    if (to.residual) {  // that of the next tile is asked for, which at the end of a row is any place but the right one
-#pragma GCC unroll 4
-      for (int i = 0; i < kM; ++i)
-#pragma GCC unroll 4
-        for (int j = 0; j < kM; ++j) __builtin_prefetch(residual + i * line + (kM + j) * piece);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < kM; ++i) {
-      if (!kWhole && i >= high) break;
-#pragma GCC unroll 4
-      for (int j = 0; j < kM; ++j) {
-        if (!kWhole && j >= wide) break;
-        const int64_t at = i * line + j * piece;
-        if (to.kept) store_some(sums[i].v[j], static_cast<T*>(to.kept) + place + at, lanes);
-        store_some(finished(to, to.activation, sums[i].v[j], slope, to.residual ? residual + at : nullptr, lanes),
-                   out + at, lanes);
-      }
-    }
   }
 
   // Sums of a chunk to z. NaN if one of them is not finite.

@@ -47,8 +47,8 @@ using TileSum = float;
 #include "cpu/conv_amx.inl.h"
 
 // By the counts of instructions, tiles do less work than vectors for all channels, one of each included; without input
-// channels there is none to do.
-bool on_tiles(const Conv& p) { return p.tail.dtype == DType::bf16 && p.c_in > 0; }
+// channels there is none to do. 7x7 kernels are left to vectors.
+bool on_tiles(const Conv& p) { return p.size == 3 && p.tail.dtype == DType::bf16 && p.c_in > 0; }
 
 ConvPlan conv_plan(const Conv& p) { return on_tiles(p) ? tile_plan(p) : kernels_avx512_bf16().conv_plan(p); }
 

@@ -54,6 +54,7 @@ cpu::Conv describe(const ConvCall& call, const OptionalTensor& bias, const Optio
           .c_in = call.c_in(),
           .slope_count = slope ? slope->numel() : 0,
           .exact = call.exact,
+          .size = call.weight.size(2),
           .tail = {.n = call.x.size(0),
                    .h = call.x.size(2),
                    .w = call.x.size(3),
@@ -90,7 +91,7 @@ Tensor packed_for(const ConvCall& call, const cpu::Conv& p) {
   check_shape(call.op, "packed", packed, {p.plan.packed_bytes});
   STD_TORCH_CHECK(packed.scalar_type() == ScalarType::Byte && packed.is_contiguous() && packed.is_cpu() &&
                       reinterpret_cast<uintptr_t>(data(packed)) % 64 == 0,
-                  call.op, ": packed: expected what conv3x3_pack returns on the CPU");
+                  call.op, ": packed: expected what the packing operator returns on the CPU");
   return packed;
 }
 
@@ -293,6 +294,51 @@ void conv3x3_into(Tensor out, const Tensor& x, const Tensor& weight, const Optio
   convolve_into(call, out, make_empty(x));
 }
 
+ConvCall call7x7(const char* op, const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool relu,
+                 bool exact, const OptionalTensor& packed) {
+  return {.op = op,
+          .x = x,
+          .weight = weight,
+          .bias = bias,
+          .activation = relu ? Activation::relu : Activation::none,
+          .exact = exact,
+          .packed = packed};
+}
+
+void check7x7(const ConvCall& call, int64_t c_in) {
+  const char* op = call.op;
+  check_image(op, "x", call.x);
+  dtype_of(op, call.x);
+  check_like(op, "weight", call.weight, call.x);
+  check_image(op, "weight", call.weight);
+  check_shape(op, "weight", call.weight, {call.weight.size(0), c_in, 7, 7});
+  check_weights(op, call.weight, call.bias, call.activation, call.slope, call.r);
+}
+
+Tensor conv7x7(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool relu, bool exact,
+               const OptionalTensor& packed) {
+  const ConvCall call = call7x7("conv7x7", x, weight, bias, relu, exact, packed);
+  check7x7(call, x.size(1));
+  return std::get<0>(Cpu::convolve(call, false));
+}
+
+void conv7x7_into(Tensor out, const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool relu, bool exact,
+                  const OptionalTensor& packed) {
+  const ConvCall call = call7x7("conv7x7_into", x, weight, bias, relu, exact, packed);
+  check7x7(call, x.size(1));
+  check_out(call.op, out, x, call.output());
+  convolve_into(call, out, make_empty(x));
+}
+
+Tensor conv7x7_pack(const Tensor& weight, const OptionalTensor& bias, bool exact) {
+  const ConvCall call = call7x7("conv7x7_pack", weight, weight, bias, false, exact, std::nullopt);
+  check_image(call.op, "weight", weight);
+  check7x7(call, weight.size(1));
+  if (call.c_out() == 0) return bytes(weight, 0);
+  const OptionalTensor biases = contiguous(bias);
+  return pack(describe_packing(call, biases, std::nullopt), weight);
+}
+
 }  // namespace
 }  // namespace vsr::op
 
@@ -300,4 +346,7 @@ STABLE_TORCH_LIBRARY_IMPL(vsr_kernels, CPU, m) {
   vsr::op::ConvOperators<vsr::op::Cpu>::add_to(m);
   m.impl("conv3x3_into", TORCH_BOX(&vsr::op::conv3x3_into));
   m.impl("conv3x3_pack", TORCH_BOX(&vsr::op::conv3x3_pack));
+  m.impl("conv7x7", TORCH_BOX(&vsr::op::conv7x7));
+  m.impl("conv7x7_into", TORCH_BOX(&vsr::op::conv7x7_into));
+  m.impl("conv7x7_pack", TORCH_BOX(&vsr::op::conv7x7_pack));
 }

@@ -20,15 +20,25 @@ int64_t conv3x3_packed_bytes(int64_t c_in, int64_t c_out, int64_t r, int64_t ele
   return vsr::packed_bytes(vsr::conv3x3_layout(c_in, c_out, r, dtype, exact));
 }
 
-int64_t conv3x3_cpu_packed_bytes(int64_t c_in, int64_t c_out, int64_t r, torch::headeronly::ScalarType dtype,
-                                 bool exact) {
+int64_t cpu_packed_bytes(int64_t size, int64_t c_in, int64_t c_out, int64_t r, torch::headeronly::ScalarType dtype,
+                         bool exact) {
   using torch::headeronly::ScalarType;
   if (c_out == 0) return 0;
-  vsr::cpu::Conv p{.c_x = c_in, .c_in = c_in, .exact = exact, .tail = {.n = 1, .h = 1, .w = 1, .c = c_out, .r = r}};
+  vsr::cpu::Conv p{
+      .c_x = c_in, .c_in = c_in, .exact = exact, .size = size, .tail = {.n = 1, .h = 1, .w = 1, .c = c_out, .r = r}};
   p.tail.dtype = dtype == ScalarType::Float  ? vsr::DType::f32
                  : dtype == ScalarType::Half ? vsr::DType::f16
                                              : vsr::DType::bf16;
   return vsr::cpu::kernels().conv_plan(p).packed_bytes;
+}
+
+int64_t conv3x3_cpu_packed_bytes(int64_t c_in, int64_t c_out, int64_t r, torch::headeronly::ScalarType dtype,
+                                 bool exact) {
+  return cpu_packed_bytes(3, c_in, c_out, r, dtype, exact);
+}
+
+int64_t conv7x7_packed_bytes(int64_t c_in, int64_t c_out, torch::headeronly::ScalarType dtype, bool exact) {
+  return cpu_packed_bytes(7, c_in, c_out, 1, dtype, exact);
 }
 
 int64_t quantized_conv3x3_packed_bytes(int64_t c_in, int64_t c_out) {
@@ -82,6 +92,14 @@ STABLE_TORCH_LIBRARY(vsr_kernels, m) {
       "int pixel_shuffle, bool exact, bool transposed) -> Tensor");
   m.def("conv3x3_packed_bytes(int c_in, int c_out, int pixel_shuffle, int element_size, bool exact) -> int");
   m.def("conv3x3_cpu_packed_bytes(int c_in, int c_out, int pixel_shuffle, ScalarType dtype, bool exact) -> int");
+  // CPU only. relu(conv(x)) or conv(x), also into memory that is there; exact: Winograd F(4x4, 4x4) is not used for
+  // float32
+  m.def("conv7x7(Tensor x, Tensor weight, Tensor? bias, bool relu, bool exact, Tensor? packed) -> Tensor");
+  m.def(
+      "conv7x7_into(Tensor(a!) out, Tensor x, Tensor weight, Tensor? bias, bool relu, bool exact, Tensor? packed) -> "
+      "()");
+  m.def("conv7x7_pack(Tensor weight, Tensor? bias, bool exact) -> Tensor");
+  m.def("conv7x7_packed_bytes(int c_in, int c_out, ScalarType dtype, bool exact) -> int");
   // CPU only. pixel_shuffle(act(scale * conv(x - zero_point) + bias), r), and base added to all sub-pixels; see
   // cpu/quantized.h. x: uint8, or floating and still to be rounded. With out_zero_point, which takes neither base nor
   // shuffle, the result is rounded to uint8, which dtype has to say. packed: what quantized_conv3x3_pack made of these
@@ -138,6 +156,7 @@ STABLE_TORCH_LIBRARY(vsr_kernels, m) {
 STABLE_TORCH_LIBRARY_IMPL(vsr_kernels, CompositeExplicitAutograd, m) {
   m.impl("conv3x3_packed_bytes", TORCH_BOX(&conv3x3_packed_bytes));
   m.impl("conv3x3_cpu_packed_bytes", TORCH_BOX(&conv3x3_cpu_packed_bytes));
+  m.impl("conv7x7_packed_bytes", TORCH_BOX(&conv7x7_packed_bytes));
   m.impl("quantized_conv3x3_packed_bytes", TORCH_BOX(&quantized_conv3x3_packed_bytes));
   m.impl("conv_chain_packed_bytes", TORCH_BOX(&conv_chain_packed_bytes));
   m.impl("cpu_isa", TORCH_BOX(&cpu_isa));

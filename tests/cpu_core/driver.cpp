@@ -125,18 +125,18 @@ Size draw_size() {
 
 // Sums of the convolution, (N, H, W, C_out).
 std::vector<double> convolve(const Array& x, const Array& weight, const Array* bias, Size s, int64_t c_in,
-                             int64_t c_out) {
+                             int64_t c_out, int64_t size = 3) {
   std::vector<double> z;
   for (int64_t n = 0; n < s.n; ++n)
     for (int64_t y = 0; y < s.h; ++y)
       for (int64_t col = 0; col < s.w; ++col)
         for (int64_t co = 0; co < c_out; ++co) {
           double sum = bias ? (*bias)[co] : 0.0;
-          for (int64_t tap = 0; tap < 9; ++tap) {
-            const int64_t from_y = y + tap / 3 - 1, from_x = col + tap % 3 - 1;
+          for (int64_t tap = 0; tap < size * size; ++tap) {
+            const int64_t from_y = y + tap / size - size / 2, from_x = col + tap % size - size / 2;
             if (from_y < 0 || from_y >= s.h || from_x < 0 || from_x >= s.w) continue;
             for (int64_t ci = 0; ci < c_in; ++ci)
-              sum += x[((n * s.h + from_y) * s.w + from_x) * c_in + ci] * weight[(co * c_in + ci) * 9 + tap];
+              sum += x[((n * s.h + from_y) * s.w + from_x) * c_in + ci] * weight[(co * c_in + ci) * size * size + tap];
           }
           z.push_back(sum);
         }
@@ -223,6 +223,44 @@ void check_conv(const cpu::Kernels& kernels, DType dtype, int64_t c_in, int64_t 
   const std::string what = "conv3x3 " + name(dtype) + " " + std::to_string(c_in) + " -> " + std::to_string(c_out);
   compare(what, out, truth);
   if (kept) compare(what + ", kept", before, truth_before);
+}
+
+void check_conv7x7(const cpu::Kernels& kernels, DType dtype, int64_t c_in, int64_t c_out) {
+  const Size s = draw_size();
+  const int64_t pixels = s.n * s.h * s.w;
+  const bool has_bias = coin(), infinite = draw(0, 7) == 0;
+  const auto activation = one_of({Activation::none, Activation::relu});
+  const Array x = Array::random(dtype, pixels * c_in), bias = Array::random(dtype, c_out);
+  const Array weight = Array::random(dtype, c_out * c_in * 49, 1.0 / std::sqrt(49.0 * static_cast<double>(c_in)));
+  const Array out(dtype, pixels * c_out);
+  if (infinite) x.set(draw(0, x.count - 1), std::numeric_limits<float>::infinity());
+  cpu::Conv p{.x = x.at(),
+              .weight = weight.at(),
+              .bias = has_bias ? bias.at() : nullptr,
+              .ws = {c_in * 49, 49, 7, 1},
+              .c_x = c_in,
+              .c_in = c_in,
+              .exact = coin(),
+              .size = 7,
+              .tail = {.out = out.at(),
+                       .n = s.n,
+                       .h = s.h,
+                       .w = s.w,
+                       .c = c_out,
+                       .c_out = c_out,
+                       .r = 1,
+                       .scale = 1.0f,
+                       .activation = activation,
+                       .dtype = dtype}};
+  p.plan = kernels.conv_plan(p);
+  const Memory packed(p.plan.packed_bytes);
+  p.packed = packed.at();
+  split(p.plan.pack_units, [&](int64_t begin, int64_t end) { kernels.conv_pack(p, packed.at(), begin, end); });
+  split(p.plan.blocks, [&](int64_t begin, int64_t end) { kernels.conv3x3(p, begin, end); });
+  if (infinite) return;
+  std::vector<double> truth = convolve(x, weight, has_bias ? &bias : nullptr, s, c_in, c_out, 7);
+  for (double& value : truth) value = activate(activation, value, 0.0);
+  compare("conv7x7 " + name(dtype) + " " + std::to_string(c_in) + " -> " + std::to_string(c_out), out, truth);
 }
 
 void check_wgrad(const cpu::Kernels& kernels, DType dtype, int64_t c_in, int64_t c_out) {
@@ -566,6 +604,8 @@ void check_all(const cpu::Kernels& kernels) {
                              {66, 100},
                              {7, 132}})
       for (int i = 0; i < 3; ++i) check_conv(kernels, dtype, c.in, c.out);
+    for (const Channels c : {Channels{1, 1}, {8, 32}, {16, 2}, {17, 37}, {33, 66}})
+      for (int i = 0; i < 4; ++i) check_conv7x7(kernels, dtype, c.in, c.out);
     for (const Channels c : {Channels{1, 1}, {3, 64}, {64, 3}, {5, 7}, {16, 17}, {33, 48}, {25, 66}, {70, 9}, {12, 24}})
       for (int i = 0; i < 3; ++i) check_wgrad(kernels, dtype, c.in, c.out);
     for (int64_t c : {1, 2, 3, 8, 15, 16, 17, 31, 32, 33, 37, 64, 71})

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import vsr_kernels
 from vsr_kernels.nn import (
     Conv3x3,
+    Conv7x7,
     FlowWarp,
     PixelShuffleConv,
     RepConv3x3,
@@ -190,6 +191,37 @@ def test_conv3x3_cannot_replace(conv: nn.Conv2d, activation: nn.Module | None, m
     with pytest.raises(ValueError) as caught:
         Conv3x3.from_module(conv, activation)
     assert str(caught.value) == message
+
+
+# Conv7x7
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_conv7x7_is_conv2d(bias: bool) -> None:
+    """The same initial values, keys and results; what a checkpoint of nn.Conv2d holds fits."""
+    torch.manual_seed(1)
+    theirs = nn.Conv2d(5, 7, 7, 1, 3, bias=bias)
+    torch.manual_seed(1)
+    ours = Conv7x7(5, 7, bias=bias, activation="relu")
+    assert isinstance(ours, nn.Conv2d)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    x = image(2, 5, 9, 8)
+    near(ours(x), theirs(x).relu())  # PyTorch's, for the sake of gradients
+    with torch.no_grad():
+        near(ours.eval()(x), theirs(x).relu())
+
+
+def test_conv7x7_from_modules() -> None:
+    """The parameters themselves; what it cannot replace is named."""
+    conv = nn.Conv2d(5, 7, 7, padding="same", bias=False)
+    made = Conv7x7.from_module(conv, nn.ReLU()).eval()
+    assert made.weight is conv.weight
+    x = image(1, 5, 9, 6)
+    near(made(x), conv(x).relu())
+    with pytest.raises(ValueError, match=r"Conv7x7: padding: expected 3, got \(2, 2\)"):
+        Conv7x7.from_module(nn.Conv2d(5, 7, 7, padding=2))
+    with pytest.raises(ValueError, match="Conv7x7: activation: expected none or relu, got 'leaky_relu'"):
+        Conv7x7.from_module(conv, nn.LeakyReLU())
 
 
 # PixelShuffleConv
@@ -481,6 +513,7 @@ def test_sparse_modules_refuse_channels(kept: Any, shown: str) -> None:
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "conv": lambda: Conv3x3(6, 6, activation="prelu"),
     "conv-leaky": lambda: Conv3x3(6, 6, activation="leaky_relu", slope=0.1),
+    "conv7x7": lambda: Conv7x7(6, 6, activation="relu"),
     "shuffle-conv": lambda: PixelShuffleConv(6, 3, 2, activation="relu"),
     "block": lambda: ResidualBlock(6, 0.5, activation="prelu"),
     "rep": lambda: RepConv3x3(6, 6),
@@ -575,6 +608,8 @@ def test_modules_are_made_on_meta() -> None:
 
 def test_modules_describe_themselves() -> None:
     """print(model) shows what was fused into a convolution."""
+    assert str(Conv7x7(6, 6)) == str(nn.Conv2d(6, 6, 7, 1, 3)).replace("Conv2d", "Conv7x7")
+    assert "activation=relu" in str(Conv7x7(6, 6, activation="relu"))
     assert "6, 3, upscale_factor=2, activation=relu" in str(PixelShuffleConv(6, 3, 2, activation="relu"))
     assert "activation=leaky_relu" in str(Conv3x3(6, 6, activation="leaky_relu"))
     assert "activation=prelu" in str(ResidualBlock(6, activation="prelu"))

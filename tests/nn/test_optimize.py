@@ -270,3 +270,15 @@ def test_fused_shuffle_keeps_a_bias_of_none() -> None:
     assert made[0].bias is None
     x = torch.randn(1, 3, 5, 6)
     torch.testing.assert_close(made(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_optical_flow() -> None:
+    """7x7 convolutions, with the ReLU behind them; others of that size stay."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 7, padding=3), nn.ReLU(), nn.Conv2d(4, 4, 7, padding=3), nn.Conv2d(4, 2, 7, padding=1)
+    ).eval()
+    made, report = vsr_kernels.optimize(model)
+    assert report.replaced == {"0": "Conv7x7 with ReLU", "2": "Conv7x7"}
+    assert report.kept == {"3": "padding: expected 3, got (1, 1)"}
+    x = torch.randn(1, 3, 11, 9)
+    torch.testing.assert_close(made(x), model(x), rtol=1e-4, atol=1e-5)

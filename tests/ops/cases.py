@@ -195,6 +195,37 @@ CONV3X3 = Operator(
 )
 
 
+# conv7x7
+
+
+def _conv7x7_arguments(row: Row, draw: Draw) -> Arguments:
+    made = Arguments()
+    made.tensors["x"] = draw.image((row["n"], row["c_in"], row["h"], row["w"]), row["layout"])
+    made.tensors["weight"] = draw.weight((row["c_out"], row["c_in"], 7, 7), row["weight"])
+    _vector(row, "bias", row["c_out"], draw, made)
+    made.others["activation"] = row["activation"]
+    return made
+
+
+CONV7X7 = Operator(
+    "conv7x7",
+    {
+        **COMMON,
+        "c_in": CHANNELS,
+        "c_out": CHANNELS,
+        "activation": ("none", "relu"),
+        "vector": VECTORS,
+        "weight": WEIGHT_LAYOUTS,
+        **LAYOUTS,
+    },
+    lambda row: 49 * row["n"] * row["h"] * row["w"] * row["c_in"] * row["c_out"] <= WORK,
+    _conv7x7_arguments,
+    lambda a: _call(vsr_kernels.conv7x7, a),
+    lambda a: _call(reference.conv7x7, a),
+    lambda a: _call(truth.conv7x7, a),
+)
+
+
 # residual_block
 
 
@@ -511,6 +542,7 @@ MERGE_REP_BRANCHES = Operator(
 
 OPERATORS = (
     CONV3X3,
+    CONV7X7,
     RESIDUAL_BLOCK,
     FLOW_WARP,
     FLOW_WARP_CONCAT,

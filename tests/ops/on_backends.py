@@ -27,7 +27,7 @@ def obstacle(operator: str, backend: str, dtype: torch.dtype) -> str | None:
     status = vsr_kernels.backends()[backend]
     if not status.available:
         return f"{backend}: {status.detail}"
-    if operator in backend_module.OPERATORS and operator not in status.operators:
+    if operator in (*backend_module.OPERATORS, *backend_module.CPU_OPERATORS) and operator not in status.operators:
         return f"{backend}: no kernel of {operator} exists"
     if backend == "triton" and INTERPRETED and dtype == torch.bfloat16 and operator in CONVOLUTIONS:
         return "Triton's interpreter multiplies matrices of bfloat16 wrongly; the compiled kernels run in ptxvm"

@@ -143,6 +143,17 @@ def shuffle_samples(draw: Draw, *, inverse: bool) -> Iterator[Sample]:
         yield draw.image((2, 2, 3 * r, 4 * r) if inverse else (2, 2 * r * r, 3, 4), layout), r
 
 
+def conv7x7_samples(draw: Draw) -> Iterator[Sample]:
+    for i, layout in enumerate(("contiguous", "channels_last", "sliced")):
+        bias = None if i == 1 else draw.bias(6)
+        yield draw.image((2, 3, 5, 4), layout), draw.weight((6, 3, 7, 7)), bias, i != 0, i == 2, None
+
+
+def conv7x7_pack_samples(draw: Draw) -> Iterator[Sample]:
+    for exact in (False, True):
+        yield draw.weight((6, 3, 7, 7), "sliced"), draw.bias(6) if exact else None, exact
+
+
 def quantized_operands(draw: Draw, activation: str) -> tuple[Any, ...]:
     """All but x of 3 -> 8 channels, up to the number."""
     name, slope, number = slope_arguments(activation, Draw(20, torch.float32, draw.device, exact=True), 8)
@@ -169,6 +180,8 @@ def quantized_pack_samples(draw: Draw) -> Iterator[Sample]:
 
 SAMPLES: dict[str, Callable[[Draw], Iterator[Sample]]] = {
     "conv3x3": conv_samples,
+    "conv7x7": conv7x7_samples,
+    "conv7x7_pack": conv7x7_pack_samples,
     "conv_chain": chain_samples,
     "conv_chain_pack": chain_pack_samples,
     "conv3x3_backward": backward_samples,

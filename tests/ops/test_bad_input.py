@@ -30,6 +30,7 @@ PLAIN = (1.0, 1, False, *UNPACKED)  # and before them scale, pixel_shuffle and k
 #: Arguments that are right; each mistake replaces some of them.
 GOOD: dict[str, dict[str, Any]] = {
     "conv3x3": {"x": X, "weight": zeros(8, 4, 3, 3)},
+    "conv7x7": {"x": X, "weight": zeros(8, 4, 7, 7)},
     "residual_block": {
         "x": X,
         "weight1": zeros(5, 4, 3, 3),
@@ -226,6 +227,16 @@ MISTAKES: list[Mistake] = [
     ("residual_block", ValueError, {"bias1": zeros(4)}, "bias1: expected shape (5,) = (C_mid,), got (4,)"),
     ("residual_block", ValueError, {"bias2": zeros(5)}, "bias2: expected shape (4,) = (C,), got (5,)"),
     ("residual_block", TypeError, {"weight2": "w"}, "weight2: expected a tensor, got str"),
+    *image_mistakes("conv7x7", "x"),
+    (
+        "conv7x7",
+        ValueError,
+        {"weight": zeros(8, 4, 3, 3)},
+        "weight: expected shape (*, 4, 7, 7) = (C_out, C_in of x, 7, 7), got (8, 4, 3, 3)",
+    ),
+    ("conv7x7", TypeError, {"weight": HALF}, "weight: expected torch.float32, got torch.float16"),
+    ("conv7x7", ValueError, {"bias": zeros(4)}, "bias: expected shape (8,) = (C_out,), got (4,)"),
+    ("conv7x7", ValueError, {"activation": "prelu"}, "activation: expected none or relu, got 'prelu'"),
     ("flow_warp", TypeError, {"flow": None}, "flow: expected a tensor, got NoneType"),
     (
         "flow_warp",
@@ -438,6 +449,11 @@ def test_good_arguments_pass(operator: str, backend: str) -> None:
 #: Direct calls of the registered operators, which must not leave their buffers either.
 DIRECT: list[tuple[str, Callable[[Any], object], str]] = [
     ("pixel_shuffle", lambda ops: ops.pixel_shuffle(X, 3), "channels divisible by r^2"),
+    ("conv7x7", lambda ops: ops.conv7x7(X, zeros(8, 4, 3, 3), None, False, *UNPACKED), "shape"),
+    ("conv7x7", lambda ops: ops.conv7x7(X, zeros(8, 4, 7, 7), zeros(9), False, *UNPACKED), "shape"),
+    ("conv7x7", lambda ops: ops.conv7x7(X, zeros(8, 4, 7, 7), None, False, True, zeros(9)), "shape"),
+    ("conv7x7_pack", lambda ops: ops.conv7x7_pack(zeros(8, 4, 7, 5), None, True), "shape"),
+    ("conv7x7_into", lambda ops: ops.conv7x7_into(X, X, zeros(8, 4, 7, 7), None, True, *UNPACKED), "shape"),
     ("pixel_shuffle", lambda ops: ops.pixel_shuffle(X, 0), "an integer >= 1, got 0"),
     ("pixel_shuffle", lambda ops: ops.pixel_shuffle(X[0], 2), "4 dimensions (N, C, H, W), got shape (4, 6, 8)"),
     ("pixel_unshuffle", lambda ops: ops.pixel_unshuffle(X, 5), "height and width divisible by r"),

@@ -18,6 +18,7 @@ from ops.on_backends import device_of, each, on
 
 FUNCTIONS = (
     "conv3x3",
+    "conv7x7",
     "residual_block",
     "flow_warp",
     "pixel_shuffle",
@@ -40,6 +41,9 @@ def call_with(operator: str, x: Tensor) -> tuple[Callable[[], Tensor], dict[str,
             tensors,
             (n, 2, 2 * h, 2 * w),
         )
+    if operator == "conv7x7":
+        tensors |= {"weight": draw.weight((8, c, 7, 7)), "bias": draw.bias(8)}
+        return lambda: vsr_kernels.conv7x7(**tensors, activation="relu"), tensors, (n, 8, h, w)
     if operator == "residual_block":
         tensors |= {"weight1": draw.weight((5, c, 3, 3)), "bias1": draw.bias(5)}
         tensors |= {"weight2": draw.weight((c, 5, 3, 3)), "bias2": draw.bias(c)}
@@ -141,6 +145,24 @@ def test_nan_and_infinity_pass(backend: str, dtype: torch.dtype, activation: str
     assert torch.equal(got.isneginf(), expected.isneginf())
     assert expected.isnan().any()
     assert expected.isinf().any()
+
+
+@pytest.mark.parametrize("activation", ["none", "relu"])
+@pytest.mark.parametrize(("backend", "dtype"), each("conv7x7"))
+def test_nan_and_infinity_pass_7x7(backend: str, dtype: torch.dtype, activation: str) -> None:
+    """Likewise; the ends of the kernel reach three pixels, a tile five or more."""
+    draw = Draw(5, dtype, device_of(backend), exact=True)
+    x, weight, bias = draw.image((2, 5, 19, 27)), draw.weight((70, 5, 7, 7)), draw.bias(70)
+    x[0, 0, 1, 1], x[0, 1, 17, 6], x[1, 2, 0, 26] = torch.nan, torch.inf, -torch.inf
+    z = nn.functional.conv2d(x.double().cpu(), weight.double().cpu(), bias.double().cpu(), padding=3)
+    expected = z.relu() if activation == "relu" else z
+    with on(backend):
+        got = vsr_kernels.conv7x7(x, weight, bias, activation=activation).double().cpu()
+    assert torch.equal(got.isnan(), expected.isnan())
+    assert torch.equal(got.isposinf(), expected.isposinf())
+    assert torch.equal(got.isneginf(), expected.isneginf())
+    finite = expected.isfinite()
+    torch.testing.assert_close(got[finite], expected[finite], rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 6e4, -6e4])

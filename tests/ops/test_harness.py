@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ops.accuracy import SANE, assert_near, assert_same_bits
-from ops.cases import ACTIVATIONS, BATCHES, CHANNELS, DTYPES, MERGE_REP_BRANCHES, OPERATORS, SIZES, Operator, cases
+from ops.cases import BATCHES, CHANNELS, DTYPES, MERGE_REP_BRANCHES, OPERATORS, SIZES, Operator, cases
 from ops.inputs import GRADIENT_LAYOUTS, IMAGE_LAYOUTS, VECTOR_LAYOUTS, WEIGHT_LAYOUTS, Draw
 from ops.on_backends import BACKENDS, obstacle, parameters
 from ops.pairwise import pairwise
@@ -42,7 +42,9 @@ def test_each_value_meets_each_dtype_and_activation(operator: Operator) -> None:
             wanted[name] = CHANNELS
     if "weight" in operator.axes:
         wanted |= {"weight": WEIGHT_LAYOUTS, "vector": (None, *VECTOR_LAYOUTS)}
-    partners = {"dtype": DTYPES} | ({"activation": ACTIVATIONS} if "activation" in operator.axes else {})
+    partners = {"dtype": DTYPES} | (
+        {"activation": operator.axes["activation"]} if "activation" in operator.axes else {}
+    )
     for name, values in wanted.items():
         for partner, others in partners.items():
             met = {(row[name], row[partner]) for row in chosen}

@@ -113,7 +113,8 @@ def test_instruction_sets_agree(tmp_path: Path) -> None:
         "p = {'activation': 'prelu', 'slope': torch.rand(84) - 0.2}\n"
         "bytes = v.quantized_conv3x3(x * 60, q, z, o, out_zero_point=z, **p)\n"
         "wide = v.quantized_conv3x3(x * 60, q, z, o, base=x, pixel_shuffle=2, **p)\n"
-        "torch.save([bytes, wide, y, v.flow_warp(y, f), v.flow_warp(y.contiguous(), f)], sys.argv[1])\n"
+        "s = v.conv7x7(x, torch.randn(70, 21, 7, 7) / 32, activation='relu')\n"
+        "torch.save([bytes, wide, y, s, v.flow_warp(y, f), v.flow_warp(y.contiguous(), f)], sys.argv[1])\n"
     )
     results = []
     for isa in ISAS:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import vsr_kernels
 from ops.on_backends import on
 from vsr_kernels import PackedWeights
-from vsr_kernels.nn import Conv3x3, PixelShuffleConv, ResidualBlock, SparseConv3x3, SparseResidualBlock
+from vsr_kernels.nn import Conv3x3, Conv7x7, PixelShuffleConv, ResidualBlock, SparseConv3x3, SparseResidualBlock
 from vsr_kernels.ops import packing
 
 
@@ -197,6 +197,7 @@ def test_nothing_is_packed_elsewhere(weight: nn.Parameter) -> None:
 
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "Conv3x3": lambda: Conv3x3(4, 4, activation="prelu"),
+    "Conv7x7": lambda: Conv7x7(4, 4),
     "PixelShuffleConv": lambda: PixelShuffleConv(4, 4, 2),
     "ResidualBlock": lambda: ResidualBlock(4),
     "SparseConv3x3": lambda: SparseConv3x3(4, 4, in_kept=[1, 2]),
@@ -218,20 +219,30 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         calls.append((id(self), slot))
 
     monkeypatch.setattr(packing.PackedWeights, "get", get)
+    monkeypatch.setattr(packing.PackedWeights, "get_7x7", lambda self, *arguments: get(self, None, 0, *arguments))
     return calls
 
 
 def test_modules_ask_in_eval_mode_only(module: nn.Module, asked: list[tuple[int, ...]]) -> None:
     if "conv3x3" not in vsr_kernels.backends()["cpu"].operators:
         pytest.skip("no compiled operators: " + vsr_kernels.backends()["cpu"].detail)
-    x = torch.randn(1, 4, 5, 6)
+    x = torch.randn(1, 4, 8, 9)
     slots = 2 if "Block" in type(module).__name__ else 1
-    with on("cpu"):
+    with on("cpu"), torch.no_grad():
         module.train()(x)
         assert asked == []
         module.eval()(x)
         module(x)
     assert asked == [(id(module._packed), slot) for _ in range(2) for slot in range(slots)]
+
+
+def test_frozen_7x7_weights_stay_packed_in_train_mode(asked: list[tuple[int, ...]]) -> None:
+    """Optical flow is frozen while the rest of a network trains."""
+    if "conv7x7" not in vsr_kernels.backends()["cpu"].operators:
+        pytest.skip("no compiled operators: " + vsr_kernels.backends()["cpu"].detail)
+    module = Conv7x7(4, 4).train().requires_grad_(False)
+    module(torch.randn(1, 4, 8, 9))
+    assert asked == [(id(module._packed), 0)]
 
 
 @pytest.mark.parametrize("action", ["train", "eval", "double", "to"])

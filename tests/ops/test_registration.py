@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 import vsr_kernels
 from ops import truth
-from ops.cases import FLOW_WARP, MERGE_REP_BRANCHES, OPERATORS, Case
+from ops.cases import CONV7X7, FLOW_WARP, MERGE_REP_BRANCHES, OPERATORS, Case
 from ops.inputs import Draw
 from ops.on_backends import device_of, each, few, on, parameters
 from ops.samples import SAMPLES, Sample, conv_samples
@@ -34,19 +34,23 @@ needs_library = pytest.mark.skipif(
 NUMBERS = (
     "conv3x3_cpu_packed_bytes",
     "conv3x3_packed_bytes",
+    "conv7x7_packed_bytes",
     "conv_chain_packed_bytes",
     "cpu_isa",
     "quantized_conv3x3_packed_bytes",
 )
 
 #: Operators that write into memory that is there: tests/planning calls them.
-INTO = ("conv3x3_into", "flow_warp_into", "pixel_shuffle_into", "quantized_conv3x3_into")
+INTO = ("conv3x3_into", "conv7x7_into", "flow_warp_into", "pixel_shuffle_into", "quantized_conv3x3_into")
 
 #: Operators that the functions call on CUDA only.
 CUDA_ONLY = ("conv_chain", "conv_chain_pack")
 
-#: Operators without CUDA kernels, which are not differentiated.
-CPU_ONLY = ("quantized_conv3x3", "quantized_conv3x3_pack")
+#: Operators without CUDA kernels.
+CPU_ONLY = ("conv7x7", "conv7x7_pack", "quantized_conv3x3", "quantized_conv3x3_pack")
+
+#: What is PyTorch's own where gradients are asked for.
+PYTORCHS = (CONV7X7, MERGE_REP_BRANCHES)
 
 #: Operators that are a backward, or none that is differentiated: their samples need no gradient.
 BACKWARD = (
@@ -151,7 +155,7 @@ def check_fake(overload: Any, sample: Sample, real: Any) -> None:
 
 @pytest.mark.parametrize(
     ("backend", "case"),
-    [p for p in parameters([o for o in OPERATORS if o is not MERGE_REP_BRANCHES]) if p.values[0] != "reference"],
+    [p for p in parameters([o for o in OPERATORS if o not in PYTORCHS]) if p.values[0] != "reference"],
 )
 def test_fake_results_for_every_layout(backend: str, case: Case) -> None:
     """The public functions on fake tensors of every layout and size, and their gradients."""

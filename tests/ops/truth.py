@@ -13,13 +13,16 @@ from torch import Tensor
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """3x3 convolution with zero padding: the sum of nine shifted products, one per tap."""
+    """Convolution of odd size with zero padding: the sum of shifted products, one per tap."""
     n, c, h, w = x.shape
-    padded = torch.cat([x.new_zeros(n, c, 1, w), x, x.new_zeros(n, c, 1, w)], dim=2)
-    padded = torch.cat([x.new_zeros(n, c, h + 2, 1), padded, x.new_zeros(n, c, h + 2, 1)], dim=3)
+    size = weight.shape[-1]
+    ring = size // 2
+    padded = torch.cat([x.new_zeros(n, c, ring, w), x, x.new_zeros(n, c, ring, w)], dim=2)
+    tall = h + 2 * ring
+    padded = torch.cat([x.new_zeros(n, c, tall, ring), padded, x.new_zeros(n, c, tall, ring)], dim=3)
     out = x.new_zeros(n, weight.shape[0], h, w)
-    for i in range(3):
-        for j in range(3):
+    for i in range(size):
+        for j in range(size):
             window = padded[:, :, i : i + h, j : j + w]
             out = out + torch.einsum("oc,nchw->nohw", weight[:, :, i, j], window)
     return out if bias is None else out + bias[None, :, None, None]
@@ -69,6 +72,11 @@ def conv3x3(
     y = activate(convolve(x, weight, bias), activation, slope)
     y = shuffle(y, pixel_shuffle)
     return y if residual is None else y + residual
+
+
+def conv7x7(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str = "none") -> Tensor:
+    """Convolution, activation."""
+    return activate(convolve(x, weight, bias), activation, None)
 
 
 def residual_block(

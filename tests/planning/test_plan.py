@@ -74,6 +74,14 @@ def test_models(dtype: torch.dtype, size: tuple[int, int]) -> None:
     assert planned.replays[0].allocating == {}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_optical_flow(dtype: torch.dtype) -> None:
+    """7x7 convolutions write into memory that is there, from weights that were packed once."""
+    model = nn.Sequential(vnn.Conv7x7(8, 20, activation="relu"), vnn.Conv7x7(20, 2)).eval().to(dtype)
+    planned = check(model, torch.rand(2, 8, 17, 12, dtype=dtype))
+    assert planned.replays[0].allocating == {}
+
+
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_recurrent_state(dtype: torch.dtype, bidirectional: bool) -> None:

@@ -8,19 +8,38 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..ops import PackedWeights, _check, conv3x3, residual_block
+from ..ops import PackedWeights, _check, conv3x3, conv7x7, residual_block
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-def _only_3x3(module: str, **given: Any) -> None:
-    """Refuse what ``nn.Conv2d`` can and the 3x3 operators cannot."""
-    wanted = {"kernel_size": 3, "stride": 1, "padding": 1, "dilation": 1, "groups": 1, "padding_mode": "zeros"}
+def _only(module: str, size: int, **given: Any) -> None:
+    """Refuse what ``nn.Conv2d`` can and the operators for kernels of this size cannot."""
+    wanted = {
+        "kernel_size": size,
+        "stride": 1,
+        "padding": size // 2,
+        "dilation": 1,
+        "groups": 1,
+        "padding_mode": "zeros",
+    }
     for name, value in given.items():
         pair = (wanted[name], wanted[name])
         if value != wanted[name] and value != pair and not (name == "padding" and value == "same"):
             raise ValueError(f"{module}: {name}: expected {wanted[name]!r}, got {value!r}")
+
+
+def _settings(conv: nn.Conv2d) -> dict[str, Any]:
+    """What :func:`_only` asks about."""
+    return {
+        "kernel_size": conv.kernel_size,
+        "stride": conv.stride,
+        "padding": conv.padding,
+        "dilation": conv.dilation,
+        "groups": conv.groups,
+        "padding_mode": conv.padding_mode,
+    }
 
 
 class KeepsPackedWeights(nn.Module):
@@ -114,8 +133,9 @@ class Conv3x3(nn.Conv2d, _Activated):
         activation: str = "none",
         slope: float | None = None,
     ) -> None:
-        _only_3x3(
+        _only(
             type(self).__name__,
+            3,
             kernel_size=kernel_size,
             stride=stride,
             padding=padding,
@@ -149,15 +169,7 @@ class Conv3x3(nn.Conv2d, _Activated):
         Raises:
             ValueError: the modules are of a kind or shape that this one cannot replace.
         """
-        _only_3x3(
-            cls.__name__,
-            kernel_size=module.kernel_size,
-            stride=module.stride,
-            padding=module.padding,
-            dilation=module.dilation,
-            groups=module.groups,
-            padding_mode=module.padding_mode,
-        )
+        _only(cls.__name__, 3, **_settings(module))
         name, slope = activation_of(activation, module.out_channels)
         weight = module.weight
         made = cls(
@@ -172,6 +184,67 @@ class Conv3x3(nn.Conv2d, _Activated):
         made.weight, made.bias = module.weight, module.bias
         if isinstance(slope, nn.Parameter):
             made.slope = slope
+        return made.train(module.training)
+
+
+class Conv7x7(nn.Conv2d, KeepsPackedWeights):
+    """``nn.Conv2d(..., 7, 1, 3)`` with a ReLU behind the sums, as optical flow networks have it.
+
+    The state_dict keys (``weight``, ``bias``) of ``nn.Conv2d``. Frozen weights stay packed in train mode, too.
+
+    Args:
+        in_channels, out_channels, bias, device, dtype: as in ``nn.Conv2d``.
+        activation: ``none`` or ``relu``.
+
+    Raises:
+        ValueError: another activation.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        activation: str = "none",
+    ) -> None:
+        if activation not in ("none", "relu"):
+            _check.fail(type(self).__name__, "activation", "none or relu", repr(activation))
+        nn.Conv2d.__init__(self, in_channels, out_channels, 7, 1, 3, bias=bias, device=device, dtype=dtype)
+        self.activation = activation
+
+    def packed_weights(self) -> PackedWeights | None:
+        """As in every module that keeps packed weights, but for those that are trained only."""
+        return None if self.training and self.weight.requires_grad else self._packed
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H, W)."""
+        return conv7x7(x, self.weight, self.bias, activation=self.activation, packed=self.packed_weights())
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        return super().extra_repr() + ("" if self.activation == "none" else f", activation={self.activation}")
+
+    @classmethod
+    def from_module(cls, module: nn.Conv2d, activation: nn.Module | None = None) -> Conv7x7:
+        """Take over the parameters of a 7x7 ``nn.Conv2d`` and of the ReLU behind it.
+
+        Raises:
+            ValueError: the modules are of a kind or shape that this one cannot replace.
+        """
+        _only(cls.__name__, 7, **_settings(module))
+        name, _ = activation_of(activation, module.out_channels)
+        made = cls(
+            module.in_channels,
+            module.out_channels,
+            bias=module.bias is not None,
+            device="meta",
+            dtype=module.weight.dtype,
+            activation=name,
+        )
+        made.weight, made.bias = module.weight, module.bias
         return made.train(module.training)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from .conv import Conv3x3, PixelShuffleConv, ResidualBlock
+from .conv import Conv3x3, Conv7x7, PixelShuffleConv, ResidualBlock
 
 
 @dataclass
@@ -36,9 +36,9 @@ def optimize(
     """Return a copy of a model with its eligible modules replaced by fused ones, and a report.
 
     Replaced are 3x3 convolutions (stride, padding, dilation and groups 1), inside an ``nn.Sequential`` together with
-    the ReLU, LeakyReLU, PReLU or PixelShuffle that follows directly, and residual blocks of BasicSR's form (``conv1``,
-    ``conv2``, ``relu``, ``res_scale``). Outputs are the same to rounding. State_dict keys stay, except that a fused
-    PReLU's ``weight`` becomes the convolution's ``slope``.
+    the ReLU, LeakyReLU, PReLU or PixelShuffle that follows directly, 7x7 convolutions (padding 3) with a ReLU, and
+    residual blocks of BasicSR's form (``conv1``, ``conv2``, ``relu``, ``res_scale``). Outputs are the same to rounding.
+    State_dict keys stay, except that a fused PReLU's ``weight`` becomes the convolution's ``slope``.
 
     Args:
         model: any module; it is not modified.
@@ -60,7 +60,7 @@ def optimize(
 
 def _visit(module: nn.Module, path: str, report: OptimizeReport) -> nn.Module:
     """Replace ``module`` if it is eligible, else what it contains."""
-    if isinstance(module, (Conv3x3, PixelShuffleConv, ResidualBlock)):
+    if isinstance(module, (Conv3x3, Conv7x7, PixelShuffleConv, ResidualBlock)):
         return module
     try:
         block = ResidualBlock.from_module(module) if _is_plain_block(module) else None
@@ -105,12 +105,17 @@ def _replace_conv(conv: nn.Conv2d, path: str, report: OptimizeReport) -> nn.Modu
         report.kept[path] = "expected a module without hooks, got one with hooks"
         return conv
     try:
-        made = Conv3x3.from_module(conv)
+        made = _kind_for(conv).from_module(conv)
     except ValueError as error:
-        report.kept[path] = str(error).removeprefix("Conv3x3: ")
+        report.kept[path] = str(error).removeprefix("Conv3x3: ").removeprefix("Conv7x7: ")
         return conv
-    report.replaced[path] = "Conv3x3"
+    report.replaced[path] = type(made).__name__
     return made
+
+
+def _kind_for(conv: nn.Conv2d) -> type[Conv3x3] | type[Conv7x7]:
+    """The module that could replace a convolution, if anything can."""
+    return Conv7x7 if conv.kernel_size == (7, 7) else Conv3x3
 
 
 def _fuse_sequence(sequence: nn.Sequential, path: str, report: OptimizeReport) -> None:
@@ -142,7 +147,7 @@ def _fuse_pair(conv: nn.Conv2d, follower: nn.Module) -> nn.Module | None:
         if type(follower) is nn.PixelShuffle:
             return PixelShuffleConv.from_module(conv, follower)
         if type(follower) in (nn.ReLU, nn.LeakyReLU, nn.PReLU):
-            return Conv3x3.from_module(conv, follower)
+            return _kind_for(conv).from_module(conv, follower)
     except ValueError:
         pass  # the convolution is reported on its own
     return None

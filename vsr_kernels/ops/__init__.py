@@ -6,6 +6,7 @@ Importing this package loads the compiled operators that were installed.
 from ..backend import load
 from .chain import conv_chain
 from .conv import conv3x3, residual_block
+from .conv7x7 import conv7x7
 from .packing import PackedWeights
 from .quantized import quantized_conv3x3
 from .rep import merge_rep_branches
@@ -18,6 +19,7 @@ load(compile_missing=False)
 __all__ = [
     "PackedWeights",
     "conv3x3",
+    "conv7x7",
     "conv_chain",
     "flow_warp",
     "merge_rep_branches",

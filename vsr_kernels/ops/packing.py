@@ -76,6 +76,16 @@ class PackedWeights:
 
         return self._get(slot, x, (weight, bias, slope), (ops.name, exact, number, activation, r), pack)
 
+    def get_7x7(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        """The argument ``packed`` of ``conv7x7``, likewise."""
+        exact = exact_float32(x)
+
+        def pack(dtype: torch.dtype) -> Tensor:
+            cast = [None if t is None else t.to(dtype) for t in (weight, bias)]
+            return torch.ops.vsr_kernels.conv7x7_pack(*cast, exact)
+
+        return self._get(0, x, (weight, bias), (exact,), pack)
+
     def get_chain(
         self,
         x: Tensor,

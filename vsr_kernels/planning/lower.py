@@ -118,6 +118,17 @@ def _conv3x3(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool:
     return True
 
 
+def _conv7x7(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool:
+    x, weight, bias, relu, exact, packed = arguments
+    ready = packed
+    if ready is None and all(value is None or value.constant is not None for value in (weight, bias)):
+        pack = torch.ops.vsr_kernels.conv7x7_pack.default
+        key = ("packed 7x7", id(weight), id(bias), exact)
+        ready = steps.once(key, lambda: fold(pack, (weight, bias, exact), {}))
+    steps.add(Step(torch.ops.vsr_kernels.conv7x7_into.default, (made, x, weight, bias, relu, exact, ready), {}))
+    return True
+
+
 def _sparse_conv3x3(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool:
     x, weight, bias, slope, number, gather, scatter, residual, activation, keep, exact, packed = arguments
     if keep:
@@ -208,6 +219,7 @@ def _zeros(steps: Steps, arguments: tuple[Any, ...], made: Any) -> bool:
 
 _LOWERINGS: dict[str, Callable[[Steps, tuple[Any, ...], Any], bool]] = {
     "vsr_kernels::conv3x3": _conv3x3,
+    "vsr_kernels::conv7x7": _conv7x7,
     "vsr_kernels::sparse_conv3x3": _sparse_conv3x3,
     "vsr_kernels::quantized_conv3x3": _quantized_conv3x3,
     "vsr_kernels::residual_block": _residual_block,

@@ -7,7 +7,7 @@ speed. The tests compare every backend with these functions in float64; :func:`v
 
 from __future__ import annotations
 
-from .conv import activate, conv3x3, residual_block
+from .conv import activate, conv3x3, conv7x7, residual_block
 from .quantized import quantized_conv3x3
 from .rep import merge_rep_branches
 from .shuffle import pixel_shuffle, pixel_unshuffle
@@ -17,6 +17,7 @@ from .warp import flow_warp, flow_warp_concat
 __all__ = [
     "activate",
     "conv3x3",
+    "conv7x7",
     "flow_warp",
     "flow_warp_concat",
     "merge_rep_branches",

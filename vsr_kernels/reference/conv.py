@@ -1,4 +1,4 @@
-"""3x3 convolution with its epilogue, and the residual block made of two of them."""
+"""Convolutions with their epilogue, and the residual block made of two of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def activate(x: Tensor, activation: str, slope: float | Tensor | None) -> Tensor
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if x.numel() and weight.numel():
-        return F.conv2d(x, weight, bias, padding=1)
+        return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
     # PyTorch refuses most empty convolutions, which are sums of nothing. The empty slices keep both in the graph.
     sums = (
         x.new_zeros(x.shape[0], weight.shape[0], *x.shape[2:]) + x.reshape(-1)[:0].sum() + weight.reshape(-1)[:0].sum()
@@ -49,6 +49,17 @@ def conv3x3(
     if scale != 1.0:
         y = y * scale
     return y if residual is None else residual + y
+
+
+def conv7x7(
+    x: Tensor,  # (N, C_in, H, W)
+    weight: Tensor,  # (C_out, C_in, 7, 7)
+    bias: Tensor | None = None,  # (C_out,)
+    *,
+    activation: str = "none",
+) -> Tensor:
+    """``act(conv2d(x, weight, bias, padding=3))``."""
+    return activate(_convolve(x, weight, bias), activation, None)
 
 
 def residual_block(

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsr_kernels import flow_warp
+from vsr_kernels.nn import Conv7x7
 
 _LEVELS = 6
 _MULTIPLE = 1 << (_LEVELS - 1)  # the coarsest level is this much smaller than the finest
@@ -23,12 +24,13 @@ class _Level(nn.Module):
         widths = (8, 32, 64, 32, 16, 2)
         layers: list[nn.Module] = []
         for wide_in, wide_out in pairwise(widths):
-            layers += [nn.Conv2d(wide_in, wide_out, 7, padding=3), nn.ReLU(inplace=True)]
-        self.basic_module = nn.Sequential(*layers[:-1])
+            last = wide_out == widths[-1]
+            layers += [Conv7x7(wide_in, wide_out, activation="none" if last else "relu"), nn.Identity()]
+        self.basic_module = nn.Sequential(*layers[:-1])  # BasicSR's ReLUs have numbers, too
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 8, H, W), both frames and the flow so far -> (N, 2, H, W), what to add to the flow."""
-        dtype = cast(nn.Conv2d, self.basic_module[0]).weight.dtype
+        dtype = cast(Conv7x7, self.basic_module[0]).weight.dtype
         return cast(Tensor, self.basic_module(x.to(dtype)))
 
 
