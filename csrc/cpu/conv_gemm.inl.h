@@ -135,10 +135,10 @@ inline void multiply_columns(const Rows<E, kPieces>& a, const E* b, float* c, in
   multiply_panel<NV, false>(a, b, c, c_row, start, more);
 }
 
-// c[row][column] = start[column] + the product of row and column, or that added to it; b is one product of a packed
-// chunk. The number of
-// rows is rounded up to what the registers hold: a and c have that many, which is a divisor of kRowMultiple. The lanes
-// of the last vector beyond `columns` are padding of c, of which any part is written.
+// c[row][column] = start[column] + the product of row and column, or, with more, that product added to it; b is one
+// product of a packed chunk. The number of rows is rounded up to what the registers hold: a and c have that many, which
+// is a divisor of kRowMultiple. The lanes of the last vector beyond `columns` are padding of c, of which any part is
+// written.
 template <class E, int kPieces>
 void multiply(const Rows<E, kPieces>& a, const E* b, float* c, int64_t c_row, int64_t columns, const float* start,
               bool more = false) {
