@@ -5,11 +5,10 @@ python benchmarks/conv3x3_gradients.py [--threads N] [--json FILE]
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
-from harness import Case, Outputs, measure, report
+from harness import Case, Outputs, main
 
 import vsr_kernels  # noqa: F401  the operators
 
@@ -45,22 +44,10 @@ def case(shape: tuple[int, ...], which: str, dtype: torch.dtype) -> Case:
     return Case(name, peers, tolerance=1e-4 if dtype == torch.float32 else 2e-2, calls=2)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    report(
-        [
-            measure(case(shape, which, dtype))
-            for dtype in (torch.float32, torch.bfloat16)
-            for shape in SHAPES
-            for which in MASKS
-        ],
-        args.json,
-    )
+def cases() -> Iterator[Case]:
+    for dtype in (torch.float32, torch.bfloat16):
+        yield from (case(shape, which, dtype) for shape in SHAPES for which in MASKS)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, cases)

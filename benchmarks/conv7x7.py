@@ -5,14 +5,13 @@ python benchmarks/conv7x7.py [--threads N] [--json FILE]
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from harness import Case, Outputs, measure, report
+from harness import Case, Outputs, main
 from torch import nn
 
 from vsr_kernels.nn import Conv7x7
@@ -64,15 +63,10 @@ def case(size: tuple[int, int], dtype: torch.dtype, fast: bool) -> Case:
     return Case(name, peers, tolerance=1e-4 if dtype == torch.float32 else 3e-2, calls=1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    kinds = ((torch.float32, False), (torch.float32, True), (torch.bfloat16, False))
-    report([measure(case(size, dtype, fast)) for dtype, fast in kinds for size in SIZES], args.json)
+def cases() -> Iterator[Case]:
+    for dtype, fast in ((torch.float32, False), (torch.float32, True), (torch.bfloat16, False)):
+        yield from (case(size, dtype, fast) for size in SIZES)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, cases)

@@ -6,11 +6,11 @@ python benchmarks/flow_warp.py [--threads N] [--json FILE]
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from harness import Case, measure, report
+from harness import Case, main
 
 from vsr_kernels import flow_warp
 
@@ -46,20 +46,12 @@ def case(batch: int, padding: str, dtype: torch.dtype, spread: float) -> Case:
     return Case(name, peers, tolerance=1e-4 if dtype == torch.float32 else 1e-2, calls=5)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    cases = [
-        case(1, "zeros", torch.float32, 4.0),
-        case(1, "border", torch.float32, 4.0),
-        case(4, "zeros", torch.float32, 4.0),
-        case(1, "zeros", torch.bfloat16, 4.0),
-    ]
-    report([measure(c) for c in cases], args.json)
+def cases() -> Iterator[Case]:
+    yield case(1, "zeros", torch.float32, 4.0)
+    yield case(1, "border", torch.float32, 4.0)
+    yield case(4, "zeros", torch.float32, 4.0)
+    yield case(1, "zeros", torch.bfloat16, 4.0)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, cases)

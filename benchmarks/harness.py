@@ -7,12 +7,13 @@ speed.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,13 @@ def report(results: list[Result], json_path: str | None) -> None:
         Path(json_path).write_text(
             json.dumps({"environment": environment(), "results": [asdict(r) for r in results]}, indent=1)
         )
+
+
+def main(description: str | None, cases: Callable[[], Iterable[Case]]) -> None:
+    """The command line of a script whose cases need no more than a number of threads."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    report([measure(case) for case in cases()], args.json)

@@ -7,17 +7,17 @@ Started with glibc's settings as benchmarks/conv3x3.py uses them, no peer spends
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from harness import Case, measure, report
+from harness import Case, main
 
 from vsr_kernels import pixel_shuffle, pixel_unshuffle
 
 
-def cases(channels: int, height: int, width: int, r: int, dtype: torch.dtype) -> list[Case]:
-    """Both directions of one upsampling layer, channels_last."""
+def both_directions(channels: int, height: int, width: int, r: int, dtype: torch.dtype) -> list[Case]:
+    """Forward and backward of one upsampling layer, channels_last."""
     torch.manual_seed(0)
     packed = torch.randn(1, channels, height, width).to(dtype).contiguous(memory_format=torch.channels_last)
     shuffled = pixel_shuffle(packed, r)
@@ -35,18 +35,11 @@ def cases(channels: int, height: int, width: int, r: int, dtype: torch.dtype) ->
     return [Case(name, forward, tolerance=0.0, calls=3), Case(name + ", back", backward, tolerance=0.0, calls=3)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    results = []
+def cases() -> Iterator[Case]:
     for dtype in (torch.float32, torch.bfloat16):
         for size in ((180, 320), (360, 640)):
-            results += [measure(case) for case in cases(256, *size, 2, dtype)]
-    report(results, args.json)
+            yield from both_directions(256, *size, 2, dtype)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, cases)

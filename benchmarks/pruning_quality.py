@@ -4,6 +4,7 @@
     vsr train basicvsr-small --out runs/basicvsr-small
     vsr train basicvsr-small model.num_feat=28 model.num_hr_feat=28 --out runs/basicvsr-narrow
     python benchmarks/pruning_quality.py [--ratio 0.5] [--seeds 2] [--folder runs/pruning] [--json FILE]
+    python benchmarks/pruning_quality.py --dense basicvsr-vimeo-bi --recipe basicvsr --ways ssl layer l1
 
 SSL prunes so many of the units; the others get the multiplications that SSL leaves as their budget. All are finetuned
 equally long; what is pressed has trained before that, on smaller crops. The dense network, and a narrow one that was
@@ -17,7 +18,7 @@ import argparse
 import json
 import shutil
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,15 @@ _CPU = torch.device("cpu")
 _FRAMES = 64
 #: Widths are multiples of it: 16 would leave two in networks of 32 features.
 _ALIGN = 8
+#: What SSL can be compared with.
+_WAYS = {
+    "ssl": "SSL",
+    "temporal": "SSL, Temporal Finetuning",
+    "layer": "pressed, every layer alike",
+    "l1": "cut by L1 norm",
+    "dense": "dense, trained on",
+    "narrow": "narrow, trained on",
+}
 
 
 @dataclass
@@ -68,40 +78,50 @@ def main() -> None:
     parser.add_argument("--clips", default="datasets/clips", help="what `vsr data prepare` wrote")
     parser.add_argument("--folder", type=Path, default=Path("runs/pruning"))
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings for every recipe")
+    parser.add_argument("--recipe", default="basicvsr-small")
     parser.add_argument("--dense", default="runs/basicvsr-small/final.safetensors")
     parser.add_argument("--narrow", default="runs/basicvsr-narrow/final.safetensors")
+    parser.add_argument("--ways", nargs="+", choices=list(_WAYS), default=list(_WAYS), help="ssl among them")
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    if "ssl" not in args.ways:
+        parser.error(f"--ways: expected ssl among them, whose multiplications are the others' budget, got {args.ways}")
     torch.set_num_threads(1)
     compare = Comparison(args.dense, args.clips, args.folder)
-    rows: dict[str, list[Outcome]] = {"dense": [compare.of_file(args.dense)], "narrow": [compare.of_file(args.narrow)]}
+    rows: dict[str, list[Outcome]] = {"dense": [compare.untouched("dense", args.dense)]}
+    if "narrow" in args.ways:
+        rows["narrow"] = [compare.untouched("narrow", args.narrow)]
     for seed in range(args.seeds):
         changes = [f"data.train=[{{root: {args.clips}/train}}]", "data.validation=[]", f"seed={seed}", *args.set]
-        recipe = read_recipe("basicvsr-small", changes)
-        assert recipe.finetune is not None
-        plain = recipe.finetune.model_copy(update={"temporal": None})
-
-        def add(name: str, outcome: Outcome, seed: int = seed) -> Outcome:
-            print(f"{name}, seed {seed}: {outcome.mean:.3f} dB, {outcome.gmacs:.1f} GMAC", flush=True)
-            rows.setdefault(name, []).append(outcome)
-            return outcome
-
-        half = SelectionConfig(ratio=args.ratio, align=_ALIGN)
-        ours = add("SSL", compare.pruned("ssl", half, recipe, plain, seed))
-        guided = compare.pruned("temporal", half, recipe, recipe.finetune, seed, pressed_as="ssl")
-        add("SSL, Temporal Finetuning", guided)
-        same: dict[str, Any] = {"gmacs": ours.gmacs + 1e-6, "align": _ALIGN}
-        pressed = SelectionConfig(**same, scope="layer")
-        add("pressed, every layer alike", compare.pruned("layer", pressed, recipe, plain, seed))
-        by_norm, cut = SelectionConfig(**same, score="l1"), recipe.model_copy(update={"press": None})
-        add("cut by L1 norm", compare.pruned("l1", by_norm, cut, plain, seed))
-        add("dense, trained on", compare.trained_on("dense", args.dense, recipe, plain, seed))
-        add("narrow, trained on", compare.trained_on("narrow", args.narrow, recipe, plain, seed))
+        recipe = read_recipe(args.recipe, changes)
+        for way, outcome in outcomes(compare, args, recipe, seed):
+            print(f"{_WAYS[way]}, seed {seed}: {outcome.mean:.3f} dB, {outcome.gmacs:.1f} GMAC", flush=True)
+            rows.setdefault(_WAYS[way], []).append(outcome)
     report(rows)
     if args.json:
         args.json.write_text(json.dumps({name: [vars(r) for r in found] for name, found in rows.items()}, indent=1))
+
+
+def outcomes(compare: Comparison, args: argparse.Namespace, recipe: Recipe, seed: int) -> Iterator[tuple[str, Outcome]]:
+    """What the wanted ways come to, SSL's first."""
+    assert recipe.finetune is not None
+    plain = recipe.finetune.model_copy(update={"temporal": None})
+    half = SelectionConfig(ratio=args.ratio, align=_ALIGN)
+    ours = compare.pruned("ssl", half, recipe, plain, seed)
+    yield "ssl", ours
+    same: dict[str, Any] = {"gmacs": ours.gmacs + 1e-6, "align": _ALIGN}
+    makers: dict[str, Callable[[], Outcome]] = {
+        "temporal": lambda: compare.pruned("temporal", half, recipe, recipe.finetune, seed, pressed_as="ssl"),
+        "layer": lambda: compare.pruned("layer", SelectionConfig(**same, scope="layer"), recipe, plain, seed),
+        "l1": lambda: compare.pruned(
+            "l1", SelectionConfig(**same, score="l1"), recipe.model_copy(update={"press": None}), plain, seed
+        ),
+        "dense": lambda: compare.trained_on("dense", args.dense, recipe, plain, seed),
+        "narrow": lambda: compare.trained_on("narrow", args.narrow, recipe, plain, seed),
+    }
+    yield from ((way, make()) for way, make in makers.items() if way in args.ways)
 
 
 class Comparison:
@@ -120,9 +140,9 @@ class Comparison:
         )
         self._clips = open_clips([held_out])
 
-    def of_file(self, path: str) -> Outcome:
+    def untouched(self, name: str, weights: str) -> Outcome:
         """A network as it is."""
-        return self._known(Path(path).parent.name, {"weights": path}, lambda _: load_model(path))
+        return self._known(f"{name}-as-it-was", {"weights": weights}, lambda _: load_model(weights))
 
     def pruned(
         self,

@@ -46,6 +46,15 @@ def operators(namespace: str) -> Any:
     return getattr(torch.ops, namespace)
 
 
+def register_into(namespace: str, op: str) -> None:
+    """``op`` writes into its first argument and makes nothing, which is all that tracing has to know."""
+
+    def fake(out: Tensor, *_: Any) -> None:
+        pass
+
+    torch.library.register_fake(f"{namespace}::{op}", fake)
+
+
 def register_autocast(namespace: str, op: str) -> None:
     """Under autocast, cast the floating arguments of ``op`` (float64 excepted) to the autocast dtype, then call it.
 

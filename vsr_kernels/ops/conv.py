@@ -18,6 +18,7 @@ from ..registration import (
     on_load,
     operators,
     register_autocast,
+    register_into,
     under_autocast,
 )
 from . import _check
@@ -425,10 +426,6 @@ def _block_backward(ops: Any, ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor
     return (None if grad_x is None else grad_x + grad), *others, *[None] * 7
 
 
-def _into_fake(out: Tensor, *_: Any) -> None:
-    """Nothing is made."""
-
-
 @on_load(COMPILED, TRITON, NVRTC)
 def _register_forward(namespace: str) -> None:
     torch.library.register_fake(f"{namespace}::conv3x3", _conv_fake)
@@ -453,4 +450,4 @@ def _register(namespace: str) -> None:
 @on_load(COMPILED)
 def _register_compiled(namespace: str) -> None:
     torch.library.register_fake(f"{namespace}::conv3x3_pack", _pack_fake)
-    torch.library.register_fake(f"{namespace}::conv3x3_into", _into_fake)
+    register_into(namespace, "conv3x3_into")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import backend, reference
-from ..registration import COMPILED, on_load, register_autocast, under_autocast
+from ..registration import COMPILED, on_load, register_autocast, register_into, under_autocast
 from . import _check
 from .conv import empty_channels_last, needs_grad
 from .packing import PackedWeights
@@ -69,10 +69,6 @@ def _pack_fake(weight: Tensor, bias: Tensor | None, exact: bool) -> Tensor:
     return weight.new_empty((size,), dtype=torch.uint8)
 
 
-def _into_fake(out: Tensor, *_: Any) -> None:
-    """Nothing is made."""
-
-
 def _backward(ctx: Any, *grads: Tensor) -> None:
     raise RuntimeError(f"vsr_kernels::{_OP} is not differentiable; vsr_kernels.{_OP} runs PyTorch's instead")
 
@@ -83,4 +79,4 @@ def _register(namespace: str) -> None:
     torch.library.register_autograd(f"{namespace}::conv7x7", _backward)
     register_autocast(namespace, "conv7x7")
     torch.library.register_fake(f"{namespace}::conv7x7_pack", _pack_fake)
-    torch.library.register_fake(f"{namespace}::conv7x7_into", _into_fake)
+    register_into(namespace, "conv7x7_into")

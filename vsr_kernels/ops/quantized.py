@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import backend, reference
 from ..checks import fail, shaped
-from ..registration import COMPILED, on_load
+from ..registration import COMPILED, on_load, register_into
 from . import _check
 from .conv import slope_of, split_slope
 from .packing import PackedWeights
@@ -178,10 +178,6 @@ def _pack_fake(
     return weight.new_empty((size,), dtype=torch.uint8)
 
 
-def _into_fake(out: Tensor, *_: Any) -> None:
-    """Nothing is made."""
-
-
 def _backward(ctx: Any, *grads: Tensor) -> None:
     raise RuntimeError(f"vsr_kernels::{_OP} is not differentiable: its values are rounded; train before quantizing")
 
@@ -191,4 +187,4 @@ def _register(namespace: str) -> None:
     torch.library.register_fake(f"{namespace}::quantized_conv3x3", _fake)
     torch.library.register_autograd(f"{namespace}::quantized_conv3x3", _backward)
     torch.library.register_fake(f"{namespace}::quantized_conv3x3_pack", _pack_fake)
-    torch.library.register_fake(f"{namespace}::quantized_conv3x3_into", _into_fake)
+    register_into(namespace, "quantized_conv3x3_into")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import backend, reference
 from ..layout import empty_like_format
-from ..registration import COMPILED, NVRTC, TRITON, on_load, operators
+from ..registration import COMPILED, NVRTC, TRITON, on_load, operators, register_into
 from . import _check
 
 
@@ -83,10 +83,6 @@ def _unshuffle_backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor, None]
     return ops.pixel_shuffle(grad, ctx.r), None
 
 
-def _into_fake(out: Tensor, x: Tensor, r: int, inverse: bool) -> None:
-    """Nothing is made."""
-
-
 @on_load(COMPILED, TRITON, NVRTC)
 def _register(namespace: str) -> None:
     ops = operators(namespace)
@@ -99,4 +95,4 @@ def _register(namespace: str) -> None:
 
 @on_load(COMPILED)
 def _register_compiled(namespace: str) -> None:
-    torch.library.register_fake(f"{namespace}::pixel_shuffle_into", _into_fake)
+    register_into(namespace, "pixel_shuffle_into")

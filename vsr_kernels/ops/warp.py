@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import backend, reference
 from ..checks import warp_mode
 from ..layout import empty_like_format
-from ..registration import COMPILED, NVRTC, TRITON, no_double_backward, on_load, operators
+from ..registration import COMPILED, NVRTC, TRITON, no_double_backward, on_load, operators, register_into
 from . import _check
 
 
@@ -151,10 +151,6 @@ def _concat_backward(
     return (*_gradients(ops, ctx, warped), beside if ctx.needs_input_grad[2] else None, None, None, None)
 
 
-def _into_fake(out: Tensor, *_: Any) -> None:
-    """Nothing is made."""
-
-
 @on_load(COMPILED, TRITON, NVRTC)
 def _register_forward(namespace: str) -> None:
     torch.library.register_fake(f"{namespace}::flow_warp", _fake)
@@ -173,4 +169,4 @@ def _register(namespace: str) -> None:
 
 @on_load(COMPILED)
 def _register_compiled(namespace: str) -> None:
-    torch.library.register_fake(f"{namespace}::flow_warp_into", _into_fake)
+    register_into(namespace, "flow_warp_into")
