@@ -11,8 +11,8 @@
 //
 #include "cpu/conv_pieces.inl.h"
 
-// Of the buffers of a block, in an L2 cache of 1 MiB that the weights of 64 channels have to share: 256 KiB of them for
-// winograd, 576 KiB for winograd4.
+// Of the buffers of a block, in an L2 cache of 1 MiB that the weights of 64 channels have to share: 400 KiB of them for
+// winograd3, 576 KiB for winograd4.
 constexpr int64_t kBlockBytes = 384 * 1024, kBlockBytes4 = 256 * 1024;
 
 // The method follows from the channels alone. Measured on Zen 4 with AVX-512 and AVX2.
@@ -20,7 +20,7 @@ inline ConvMethod conv_method(int64_t size, int64_t c_in, int64_t c_out, bool ex
   if (size == 7) return exact ? ConvMethod::pieces : ConvMethod::pieces4;
   if (c_in <= 4) return ConvMethod::direct;
   if (vectors_of(9 * c_out) <= 4 * vectors_of(c_out)) return ConvMethod::taps;
-  return exact ? ConvMethod::winograd : ConvMethod::winograd4;
+  return exact ? ConvMethod::winograd3 : ConvMethod::winograd4;
 }
 
 // As many tiles as the buffers have room for, fewer where that leaves few blocks; in steps of what the registers hold.
@@ -37,21 +37,22 @@ ConvPlan conv_plan(const Conv& p) {
 #if defined(VSR_BF16_DOT)
   plan.halves = t.dtype == DType::bf16 && p.size == 3;
 #endif
-  const bool exact = p.size == 3 ? p.exact || plan.halves : p.exact && t.dtype == DType::f32;
+  const bool exact =
+      plan.halves || (p.exact && t.dtype == DType::f32);  // beside the rounding of 16 bits no error counts
   plan.method = conv_method(p.size, p.c_in, t.c, exact);
-  const bool small = plan.method == ConvMethod::winograd, large = plan.method == ConvMethod::winograd4;
   const bool pieces = plan.method == ConvMethod::pieces, pieces4 = plan.method == ConvMethod::pieces4;
-  plan.products = small ? 16 : large ? 36 : pieces ? 100 : pieces4 ? 196 : 1;
+  plan.sums = plan.method == ConvMethod::winograd3 ? 3 : plan.method == ConvMethod::winograd4 ? 4 : 0;
+  plan.products = plan.sums > 0 ? (plan.sums + 2) * (plan.sums + 2) : pieces ? 100 : pieces4 ? 196 : 1;
   plan.columns = plan.method == ConvMethod::taps ? 9 * t.c : t.c;
   plan.k = plan.method == ConvMethod::direct ? 9 * p.c_in : p.c_in;
   if (plan.halves) plan.k = (plan.k + 1) / 2 * 2;
   const int64_t operand_bytes = plan.halves ? 2 : 4;
-  if (small || large) {
-    const int64_t m = large ? 4 : 2, tiles = t.n * ((t.h + m - 1) / m) * ((t.w + m - 1) / m);
+  if (plan.sums > 0) {
+    const int64_t m = plan.sums, tiles = t.n * ((t.h + m - 1) / m) * ((t.w + m - 1) / m);
     const int64_t v_bytes = whole_vectors(p.c_in) * operand_bytes;
     const int64_t m_bytes = whole_vectors(t.c < kChunk ? t.c : kChunk) * 4;
-    plan.block_rows =
-        winograd_block_rows(large ? kBlockBytes4 : kBlockBytes, plan.products * (v_bytes + m_bytes), tiles, t.c);
+    plan.block_rows = winograd_block_rows(plan.sums == 4 ? kBlockBytes4 : kBlockBytes,
+                                          plan.products * (v_bytes + m_bytes), tiles, t.c);
     plan.blocks = (tiles + plan.block_rows - 1) / plan.block_rows;
   } else if (pieces) {
     choose_rectangle<5>(plan, p.c_in, t.c, t.n, (t.h + 1) / 2, (t.w + 1) / 2);
@@ -88,7 +89,7 @@ void conv3x3(const Conv& p, int64_t begin, int64_t end) {
     using T = decltype(element);
     using E = decltype(operand);
     switch (p.plan.method) {
-      case ConvMethod::winograd: return winograd_blocks<T, E, 2>(p, begin, end);
+      case ConvMethod::winograd3: return winograd_blocks<T, E, 3>(p, begin, end);
       case ConvMethod::winograd4:
         if constexpr (sizeof(E) == 4) winograd_blocks<T, E, 4>(p, begin, end);
         return;

@@ -22,16 +22,16 @@ void repair_pixels(const Conv& p, float* z, int64_t z_step, int64_t row, int64_t
     if (watch == 0.0f) continue;
     for (int64_t j = 0; j < c_out; ++j) {
       const T* weight = static_cast<const T*>(p.weight) + shuffled_channel(j, c_out, p.tail.r) * p.ws.n;
-      float sum = bias[j];
+      double sum = bias[j];
       for (int64_t tap = 0; tap < size * size; ++tap) {
         const int64_t from_y = y + tap / size - size / 2, from_x = x + tap % size - size / 2;
         if (from_y < 0 || from_y >= h || from_x < 0 || from_x >= w) continue;
         const T* pixel = static_cast<const T*>(p.x) + ((n * h + from_y) * w + from_x) * p.c_x;
         const T* taps = weight + tap / size * p.ws.h + tap % size * p.ws.w;
         for (int64_t ci = 0; ci < p.c_in; ++ci)
-          sum += to_float(pixel[p.channels ? p.channels[ci] : ci]) * to_float(taps[ci * p.ws.c]);
+          sum += static_cast<double>(to_float(pixel[p.channels ? p.channels[ci] : ci])) * to_float(taps[ci * p.ws.c]);
       }
-      z[j] = sum;
+      z[j] = static_cast<float>(sum);
     }
   }
 }

@@ -19,14 +19,24 @@ inline float* packed_bias(const Conv& p, void* packed) {
 }
 inline float* packed_slopes(const Conv& p, void* packed) { return packed_bias(p, packed) + packed_columns(p.plan); }
 
-// One row or column of U = G g G^T.
-inline void winograd_weights(const double (*g)[Vec::kWidth], int step, double (*u)[Vec::kWidth], int u_step) {
+// The points of tiles of five pixels (conv_winograd.inl.h) but infinity, the last but one, and what divides the
+// polynomial of the taps there.
+constexpr double kPoints5[] = {0.375, -0.375, 1.28125, 0, -1.28125};
+constexpr double kFactors5[] = {-1.125732421875, 1.125732421875, 3.84625244140625, 1, -3.84625244140625};
+
+// One row or column of U = G g G^T: three taps to five or six values.
+inline void winograd3_weights(const double (*g)[Vec::kWidth], int step, double (*u)[Vec::kWidth], int u_step) {
+  constexpr double kA = 1 / kFactors5[1], kA2 = kPoints5[0] * kPoints5[0] * kA;
+  constexpr double kB = 1 / kFactors5[2], kB2 = kPoints5[2] * kPoints5[2] * kB, kOdd = kPoints5[0] * kA;
+  static_assert(kOdd - kPoints5[2] * kB < 1e-15 && kPoints5[2] * kB - kOdd < 1e-15);
   for (int l = 0; l < Vec::kWidth; ++l) {
-    const double outer = 0.5 * (g[0][l] + g[2 * step][l]), inner = 0.5 * g[step][l];
-    u[0][l] = g[0][l];
-    u[u_step][l] = outer + inner;
-    u[2 * u_step][l] = outer - inner;
-    u[3 * u_step][l] = g[2 * step][l];
+    const double g0 = g[0][l], odd = kOdd * g[step][l], g2 = g[2 * step][l];
+    const double even_a = kA * g0 + kA2 * g2, even_b = kB * g0 + kB2 * g2;
+    u[0][l] = -even_a - odd;
+    u[u_step][l] = even_a - odd;
+    u[2 * u_step][l] = even_b + odd;
+    u[3 * u_step][l] = g2;
+    u[4 * u_step][l] = odd - even_b;
   }
 }
 inline void winograd4_weights(const double (*g)[Vec::kWidth], int step, double (*u)[Vec::kWidth], int u_step) {
@@ -41,28 +51,62 @@ inline void winograd4_weights(const double (*g)[Vec::kWidth], int step, double (
   }
 }
 
-// The same of a 4x4 piece, to K values: the factors of the points of conv_pieces.inl.h.
+// The same of the four taps of a piece, to K values, the last but one of which is at infinity.
 template <int K>
 inline void piece_weights(const double (*g)[Vec::kWidth], int step, double (*u)[Vec::kWidth], int u_step) {
-  constexpr double kPoints2[] = {0.375, -0.375, 1.25, 0, -1.25};
-  constexpr double kFactors2[] = {-1.06640625, 1.06640625, 3.5546875, 1, -3.5546875};
-  constexpr double kPoints4[] = {0, 1, -1, 2, -2, 0, 0.5}, kFactors4[] = {-2, -3, 9, 36, -60, 1, 1.40625};
+  constexpr double kPoints7[] = {0, 1, -1, 2, -2, 0, 0.5}, kFactors7[] = {-2, -3, 9, 36, -60, 1, 1.40625};
   for (int i = 0; i < K; ++i) {
-    const double x = K == 5 ? kPoints2[i] : kPoints4[i], factor = K == 5 ? kFactors2[i] : kFactors4[i];
+    const double x = K == 5 ? kPoints5[i] : kPoints7[i], factor = K == 5 ? kFactors5[i] : kFactors7[i];
     for (int l = 0; l < Vec::kWidth; ++l) {
       const double value = ((g[3 * step][l] * x + g[2 * step][l]) * x + g[step][l]) * x + g[0][l];
-      u[i * u_step][l] = i == K - 2 ? g[3 * step][l] : value / factor;  // infinity
+      u[i * u_step][l] = i == K - 2 ? g[3 * step][l] : value / factor;
     }
+  }
+}
+
+// Rounds 5 x 5 transformed weights to bfloat16 one after another, each of those that follow taking up what it can of
+// the error. Of the sums, whose error is what counts, pixels of no correlation make the quadratic form of the rounding
+// errors that is the square of Q = (A A^T) * (B^T B) in both directions, A^T and B^T of F(3, 3); the shares are the
+// rows of the upper Cholesky factor of Q^-1 over their first value. That takes a quarter off the error of weights. (E.
+// Frantar et al., GPTQ, ICLR 2023, arXiv:2210.17323, for the same on whole layers)
+inline void round_together(const double (*u)[Vec::kWidth], bfloat16 (*rounded)[Vec::kWidth]) {
+  constexpr double kShare[5][5] = {{1, -0.64925, -0.27562, -0.36561, 0.17877},
+                                   {0, 1, -0.0003, 0.22168, -0.27581},
+                                   {0, 0, 1, 1.07584, -0.19219},
+                                   {0, 0, 0, 1, -0.26551},
+                                   {0, 0, 0, 0, 1}};
+  Vec left[25];
+  float values[Vec::kWidth];
+  for (int i = 0; i < 25; ++i) {
+    for (int l = 0; l < Vec::kWidth; ++l) values[l] = static_cast<float>(u[i][l]);
+    left[i] = Vec::load(values);
+  }
+#pragma GCC unroll 25
+  for (int i = 0; i < 25; ++i) {
+    left[i].store(rounded[i]);
+    const Vec error = sub(Vec::load(rounded[i]), left[i]);
+#pragma GCC unroll 25
+    for (int j = i + 1; j < 25; ++j)
+      left[j] = fma(error, Vec::set(static_cast<float>(kShare[i / 5][j / 5] * kShare[i % 5][j % 5])), left[j]);
   }
 }
 
 // Where input channel ci stands in the rows of A: the transform stores whole pairs of vectors the even channels first.
 inline int64_t row_place([[maybe_unused]] const ConvPlan& p, [[maybe_unused]] int64_t c_in, int64_t ci) {
 #if defined(VSR_BF16_DOT)
-  if (p.halves && p.method == ConvMethod::winograd && ci / VecPair::kWidth < c_in / VecPair::kWidth)
+  if (p.halves && p.sums > 0 && ci / VecPair::kWidth < c_in / VecPair::kWidth)
     return ci / VecPair::kWidth * VecPair::kWidth + ci % 2 * Vec::kWidth + ci % VecPair::kWidth / 2;
 #endif
   return ci;
+}
+
+template <class E>
+inline E as_operand(double value) {
+  return from_float<E>(static_cast<float>(value));
+}
+template <class E>
+inline E as_operand(E value) {
+  return value;
 }
 
 template <class T, class E>
@@ -76,10 +120,10 @@ void pack_columns(const Conv& p, E* packed, int64_t vector, int64_t ci_begin, in
   const int64_t panel_vectors = vectors - panel < Vec::kPanel ? vectors - panel : Vec::kPanel;
   E* base =
       packed + packed_chunk(plan, chunk) + packed_panel(plan.k, panel) + (in_chunk - panel) * Vec::kWidth * kDepth;
-  const auto put = [&](int64_t product, int64_t k, const double* lanes) {
+  const auto put = [&](int64_t product, int64_t k, const auto* lanes) {
     E* to =
         base + packed_product(plan, vectors, product) + k / kDepth * panel_vectors * Vec::kWidth * kDepth + k % kDepth;
-    for (int l = 0; l < Vec::kWidth; ++l) to[l * kDepth] = from_float<E>(static_cast<float>(lanes[l]));
+    for (int l = 0; l < Vec::kWidth; ++l) to[l * kDepth] = as_operand<E>(lanes[l]);
   };
 
   // Where each lane finds its taps; without `at`, the lane is padding.
@@ -110,9 +154,8 @@ void pack_columns(const Conv& p, E* packed, int64_t vector, int64_t ci_begin, in
     }
   };
   for (int64_t ci = ci_begin; ci < ci_end; ++ci) {
-    if (plan.method == ConvMethod::pieces || plan.method == ConvMethod::pieces4) {
-      if (plan.method == ConvMethod::pieces) put_pieces(Size<5>{}, ci);
-      if (plan.method == ConvMethod::pieces4) put_pieces(Size<7>{}, ci);
+    if (p.size == 7) {
+      plan.method == ConvMethod::pieces ? put_pieces(Size<5>{}, ci) : put_pieces(Size<7>{}, ci);
       continue;
     }
     if (plan.method == ConvMethod::taps) {
@@ -130,8 +173,14 @@ void pack_columns(const Conv& p, E* packed, int64_t vector, int64_t ci_begin, in
       for (int j = 0; j < 3; ++j) winograd4_weights(lanes + j, 3, half + j, 3);          // columns: 3 x 3 to 6 x 3
       for (int i = 0; i < 6; ++i) winograd4_weights(half + 3 * i, 1, whole + 6 * i, 1);  // rows: to 6 x 6
     } else {
-      for (int j = 0; j < 3; ++j) winograd_weights(lanes + j, 3, half + j, 3);
-      for (int i = 0; i < 4; ++i) winograd_weights(half + 3 * i, 1, whole + 4 * i, 1);
+      for (int j = 0; j < 3; ++j) winograd3_weights(lanes + j, 3, half + j, 3);
+      for (int i = 0; i < 5; ++i) winograd3_weights(half + 3 * i, 1, whole + 5 * i, 1);
+      if constexpr (sizeof(E) == 2) {
+        bfloat16 rounded[25][Vec::kWidth];
+        round_together(whole, rounded);
+        for (int xi = 0; xi < 25; ++xi) put(xi, row_place(plan, p.c_in, ci), rounded[xi]);
+        continue;
+      }
     }
     for (int64_t xi = 0; xi < plan.products; ++xi) put(xi, row_place(plan, p.c_in, ci), whole[xi]);
   }

@@ -13,17 +13,22 @@
 // chunk of columns, for which the tiles are one long run: at the end of each row of tiles stand 4 / M that nobody
 // reads. The rectangle is chosen by counting all that work.
 //
-// The points: 3/8, -3/8, 5/4, -5/4 and infinity for M = 2, which make errors half as large as 0, 1, -1, 2 and infinity;
-// 0, 1, -1, 2, -2, 1/2 and infinity for M = 4. Relative L2 error of the sums for values of zero mean, 64 channels:
-// 2.6e-7 and 1.0e-6, where PyTorch's direct convolution has 3.5e-7. A block that a value which is not finite has
-// reached is worked out again by the direct method.
+// The points: 3/8, -3/8, 41/32, -41/32 and infinity for M = 2, which make errors half as large as 0, 1, -1, 2 and
+// infinity; 0, 1, -1, 2, -2, 1/2 and infinity for M = 4. Relative L2 error of the sums for values of zero mean, 64
+// channels: 2.6e-7 and 1.0e-6, where PyTorch's direct convolution has 3.5e-7. A block that a value which is not finite
+// has reached is worked out again by the direct method.
 
 constexpr int kPieces = 4;
 // Of the buffers of a block, next to which weights pass through the L2 cache.
 constexpr int64_t kPiecesBytes = 704 * 1024;
 
-// Of the 4 x 4 pieces of a kernel of 7 x 7 taps, in one direction.
-constexpr int ahead_of(int k) { return 4 / sums_of(k); }
+// A tile of K x K pixels under a piece: the sums, and how many tiles further the next piece sees.
+template <int K>
+using PieceTile = Tile<K, K - 3>;
+template <int K>
+constexpr int ahead_of() {
+  return 4 / PieceTile<K>::M;
+}
 
 constexpr int64_t kSpareRows = 11;  // that registers hold beyond the last one, at most
 
@@ -36,7 +41,7 @@ template <int K>
 inline PiecesBuffers pieces_buffers(int64_t c_in, int64_t c_out, int64_t high, int64_t wide) {
   const auto whole = [](int64_t bytes) { return (bytes + 63) / 64 * 64; };
   const int64_t columns = whole_vectors(c_out < kChunk ? c_out : kChunk);
-  const int64_t pitch = wide + ahead_of(K), stored = (high + ahead_of(K)) * pitch + kSpareRows;
+  const int64_t pitch = wide + ahead_of<K>(), stored = (high + ahead_of<K>()) * pitch + kSpareRows;
   PiecesBuffers b;
   b.v_row = whole_vectors(c_in);
   b.v_product = stored * b.v_row + 16;
@@ -44,19 +49,19 @@ inline PiecesBuffers pieces_buffers(int64_t c_in, int64_t c_out, int64_t high, i
   b.m_product = (high * pitch + kSpareRows) * columns + 16;
   b.v_bytes = whole(K * K * b.v_product * 4);
   b.m_bytes = whole(K * K * b.m_product * 4);
-  b.zero_bytes = whole((4 * kTileGroup + overlap_of(K)) * c_in * 4);
+  b.zero_bytes = whole((4 * kTileGroup + PieceTile<K>::kOverlap) * c_in * 4);
   return b;
 }
 
 // Cycles of one block, roughly, if an instruction takes one.
 template <int K>
 inline double pieces_cost(int64_t c_in, int64_t c_out, int64_t high, int64_t wide) {
-  constexpr int kInto = (sums_of(K) + K) * 3 * K + K * K, kOut = (sums_of(K) + K) * 2 * K + K * K;
-  const int64_t pitch = wide + ahead_of(K), step = kSpareRows + 1;
-  const int64_t rows = (high * pitch - ahead_of(K) + step - 1) / step * step;
+  constexpr int kInto = (PieceTile<K>::M + K) * 3 * K + K * K, kOut = (PieceTile<K>::M + K) * 2 * K + K * K;
+  const int64_t pitch = wide + ahead_of<K>(), step = kSpareRows + 1;
+  const int64_t rows = (high * pitch - ahead_of<K>() + step - 1) / step * step;
   const int64_t products = kPieces * K * K * c_in * vectors_of(c_out);
   return static_cast<double>(rows * products + products * Vec::kWidth / 2 +  // weights come by 8 bytes per cycle
-                             (high + ahead_of(K)) * pitch * vectors_of(c_in) * kInto +
+                             (high + ahead_of<K>()) * pitch * vectors_of(c_in) * kInto +
                              high * wide * vectors_of(c_out) * kOut);
 }
 
@@ -85,7 +90,7 @@ void choose_rectangle(ConvPlan& plan, int64_t c_in, int64_t c_out, int64_t image
 // One block in its buffers: tiles [ty, ty + high) x [tx, tx + wide) of image n.
 template <class T, int K>
 struct PiecesBlock {
-  static constexpr int kM = sums_of(K), kAhead = ahead_of(K);
+  static constexpr int kM = PieceTile<K>::M, kAhead = ahead_of<K>();
   const Conv& p;
   const Epilogue& tail;
   PiecesBuffers b;
@@ -101,9 +106,9 @@ struct PiecesBlock {
     const T* image = static_cast<const T*>(p.x) + n * tail.h * tail.w * p.c_in;
     const int64_t stored = (high + kAhead) * pitch();
     for (int64_t y = 0; y < high + kAhead; ++y) {
-      const TileLines<T, K> lines = tile_lines<K>(image, kM * (ty + y) - margin_of(K), tail.h, tail.w, p.c_in);
-      transform_tiles<K>(lines, zeros, static_cast<const Pick<T>*>(nullptr), tx, pitch(), tail.w, p.c_in, p.c_in,
-                         v + y * pitch() * b.v_row, b.v_row, b.v_product);
+      const TileLines<T, K> lines = tile_lines<K>(image, kM * (ty + y) - PieceTile<K>::kMargin, tail.h, tail.w, p.c_in);
+      transform_tiles<PieceTile<K>>(lines, zeros, static_cast<const Pick<T>*>(nullptr), tx, pitch(), tail.w, p.c_in,
+                                    p.c_in, v + y * pitch() * b.v_row, b.v_row, b.v_product);
     }
     for (int xi = 0; xi < K * K; ++xi)  // what registers hold beyond the last tile
       clear(v + xi * b.v_product + stored * b.v_row, kSpareRows * b.v_row);
@@ -135,7 +140,8 @@ struct PiecesBlock {
           const int lanes = columns - c < Vec::kWidth ? static_cast<int>(columns - c) : Vec::kWidth;
           const int64_t column = chunk * kChunk + c;
           Line<Vec, kM> sums[kM];
-          transform_products<K>(products + (i * across + j) * m_row + c, m_product, lanes, Vec::load(biases + c), sums);
+          transform_products<PieceTile<K>>(products + (i * across + j) * m_row + c, m_product, lanes,
+                                           Vec::load(biases + c), sums);
           watch = fma(sum_of<kM>(sums), Vec::set(0.0f), watch);
           finish_tile<T, kM>(to, sums, column, pixel + column, line, to.c, lanes, to.h - y, to.w - x);
         }
@@ -169,7 +175,7 @@ struct PiecesBlock {
 
 template <class T, int K>
 void pieces_blocks(const Conv& p, int64_t begin, int64_t end) {
-  constexpr int kM = sums_of(K);
+  constexpr int kM = PieceTile<K>::M;
   const Epilogue tail = resolved_tail<T>(p);
   const ConvPlan& plan = p.plan;
   const PiecesBuffers b = pieces_buffers<K>(p.c_in, tail.c, plan.high, plan.wide);

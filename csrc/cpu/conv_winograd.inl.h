@@ -1,10 +1,14 @@
-// Winograd F(2x2, 3x3) and F(4x4, 3x3): the transforms around the products. Included once per instruction set, inside
+// Winograd F(3x3, 3x3) and F(4x4, 3x3): the transforms around the products. Included once per instruction set, inside
 // its namespace and target pragma.
 //
 //   Y = A^T [ (G g G^T) * (B^T d B) ] A     d: K x K input pixels, Y: M x M sums, K = M + 2
-//   M = 2: B^T = [1 0 -1 0; 0 1 1 0; 0 -1 1 0; 0 1 0 -1]    A^T = [1 1 1 0; 0 1 -1 -1]
+//   M = 3: the points 3/8, -3/8, 41/32, -41/32 and infinity
 //   M = 4: the points 0, 1, -1, 2, -2 and infinity
 //   (A. Lavin, S. Gray: Fast Algorithms for Convolutional Neural Networks, CVPR 2016, arXiv:1509.09308)
+//
+// The points of M = 3 are those, in steps of 1/32, that let the least of the rounding of operands through: 2.6 times as
+// much as the direct method, where 0, 1, -1, 2 and infinity have 6, and F(2x2, 3x3) has 1.7 for 1.44 times as many
+// products.
 //
 // Plan. A block of tiles, neighbours in raster order, goes through two buffers in the L2 cache: V[xi][tile][k] (the
 // transformed input) and M[xi][tile][column] (products of one chunk of columns). The sums of a tile are finished in
@@ -13,20 +17,19 @@
 // column is loaded and transformed once per group of tiles, picked channels included, so that no gathered copy of the
 // image exists; nor does a padded one, since pixels outside the image are zeros.
 //
-// Error, as relative L2 error of the sums for values of zero mean. F(2x2) in float32: 2.6e-7 at 64 channels, where
-// PyTorch's direct convolution has 2.2e-7 to 4.3e-7, depending on how the CPU lets it block its sums. F(4x4): 1.7e-6 at
-// 64 as at 300 channels; the largest error is 4e-6 to 7e-6 of the largest sum, some six times that of the direct
-// convolution at 64 channels. Tests hold it to 4e-6 and 1e-5. With bfloat16 operands (AVX-512 BF16) the transformed
-// pixels and weights are rounded once each, which the direct method does not do: 3.9e-3, next to 1.7e-3 of rounding the
-// output. It takes half the time of float32 operands, and BasicVSR x4 on a real clip comes out 57.2 dB from its float32
-// output, against 57.6 dB of PyTorch under bfloat16 autocast. F(4x4) with bfloat16 operands would be off by 1.6e-2 and
-// more.
+// Error, as relative L2 error of the sums for values of zero mean. F(3x3) in float32: 4.0e-7 at 64 channels and 4.1e-7
+// at 300, where PyTorch's direct convolution has 2.1e-7 to 9e-7, depending on how the CPU lets it block its sums.
+// F(4x4): 1.7e-6 at 64 as at 300 channels; the largest error is 4e-6 to 7e-6 of the largest sum, some six times that of
+// the direct convolution at 64 channels. Tests hold it to 4e-6 and 1e-5. With bfloat16 operands (AVX-512 BF16) the
+// transformed pixels and weights are rounded once each, which the direct method does not do: 5.5e-3, next to 1.7e-3 of
+// rounding the output; weights are rounded together (conv_pack.inl.h), else it would be 6.2e-3. It takes half the time
+// of float32 operands, and BasicVSR x4 on a real clip comes out 55.2 dB from its float32 output, against 55.9 dB of
+// PyTorch under the same autocast. F(4x4) with bfloat16 operands would be off by 1.1e-2 with the best points there are.
 //
-// In F(2x2) a pixel takes part in no sums but its own nine, as in the direct method. In F(4x4) it takes part in all of
-// its tile, where it cancels but for rounding: beside a pixel a million times as large, small ones are lost. What is
-// not finite differs in both: infinity minus infinity, or an overflow of the transform, give NaN where the direct
-// method gives infinity, or has nothing to do with it. Such pixels are worked out again by the direct method, so that
-// NaN and infinity appear where PyTorch has them.
+// A pixel takes part in all sums of its tile, where it cancels but for rounding: beside a pixel a million times as
+// large, small ones are lost. What is not finite differs: infinity minus infinity, or an overflow of the transform,
+// give NaN where the direct method gives infinity, or has nothing to do with it. Such pixels are worked out again by
+// the direct method, so that NaN and infinity appear where PyTorch has them.
 
 constexpr int kTileGroup = 8;  // tiles whose pixels stay in the L1 cache while all channels are walked
 
@@ -36,15 +39,23 @@ struct Line {
   V v[K];
 };
 
-// Of a tile of K x K pixels: sums per line, columns shared with the next tile, columns before the first sum. Tiles of 5
-// and 7 are those of pieces of 7x7 kernels (conv_pieces.inl.h).
-constexpr int sums_of(int k) { return k < 6 ? 2 : 4; }
-constexpr int overlap_of(int k) { return k - sums_of(k); }
-constexpr int margin_of(int k) { return k % 2 == 0 ? 1 : 3; }
+// A tile of K x K pixels, from which M x M sums come: columns shared with the next tile, columns before the first sum
+// of a 3x3 kernel or of a 4x4 piece of a 7x7 one (conv_pieces.inl.h).
+template <int kPixels, int kOfSums>
+struct Tile {
+  static constexpr int K = kPixels, M = kOfSums;
+  static constexpr int kProducts = K * K, kOverlap = K - M, kMargin = kOverlap == 2 ? 1 : 3;
+};
 
+// The points 3/8, -3/8, 41/32, infinity and -41/32.
 template <class V>
-inline Line<V, 4> transform_input(const Line<V, 4>& d) {
-  return {{sub(d.v[0], d.v[2]), add(d.v[1], d.v[2]), sub(d.v[2], d.v[1]), sub(d.v[1], d.v[3])}};
+inline Line<V, 5> transform_input(const Line<V, 5>& d) {
+  const V a = V::set(0.375f), minus_a2 = V::set(-0.140625f), b = V::set(1.28125f), minus_b2 = V::set(-1.6416015625f);
+  const V even_a = fma(minus_b2, d.v[0], d.v[2]), odd_a = fma(minus_b2, d.v[1], d.v[3]);
+  const V even_b = fma(minus_a2, d.v[0], d.v[2]), odd_b = fma(minus_a2, d.v[1], d.v[3]);
+  const V infinity = fma(minus_b2, even_b, fma(minus_a2, d.v[2], d.v[4]));
+  return {
+      {fma(a, even_a, odd_a), sub(odd_a, mul(a, even_a)), fma(b, even_b, odd_b), infinity, sub(odd_b, mul(b, even_b))}};
 }
 inline Line<Vec, 6> transform_input(const Line<Vec, 6>& d) {
   const Vec two = Vec::set(2.0f), minus_two = Vec::set(-2.0f), four = Vec::set(4.0f), minus_four = Vec::set(-4.0f);
@@ -53,27 +64,8 @@ inline Line<Vec, 6> transform_input(const Line<Vec, 6>& d) {
   return {{fma(four, sub(d.v[0], d.v[2]), e), add(a, b), sub(a, b), fma(two, o, e), fma(minus_two, o, e),
            fma(minus_four, o, sub(d.v[5], d.v[3]))}};
 }
-
-inline Line<Vec, 2> transform_sums(const Line<Vec, 4>& m) {
-  return {{add(add(m.v[0], m.v[1]), m.v[2]), sub(sub(m.v[1], m.v[2]), m.v[3])}};
-}
-inline Line<Vec, 4> transform_sums(const Line<Vec, 6>& m) {
-  const Vec s1 = add(m.v[1], m.v[2]), d1 = sub(m.v[1], m.v[2]), s2 = add(m.v[3], m.v[4]), d2 = sub(m.v[3], m.v[4]);
-  return {{add(add(m.v[0], s1), s2), fma(Vec::set(2.0f), d2, d1), fma(Vec::set(4.0f), s2, s1),
-           add(fma(Vec::set(8.0f), d2, d1), m.v[5])}};
-}
-
-// F(2, 4): the points 3/8, -3/8, 5/4, infinity and -5/4.
-inline Line<Vec, 5> transform_input(const Line<Vec, 5>& d) {
-  const Vec a = Vec::set(0.375f), minus_a2 = Vec::set(-0.140625f), b = Vec::set(1.25f), minus_b2 = Vec::set(-1.5625f);
-  const Vec even_a = fma(minus_b2, d.v[0], d.v[2]), odd_a = fma(minus_b2, d.v[1], d.v[3]);
-  const Vec even_b = fma(minus_a2, d.v[0], d.v[2]), odd_b = fma(minus_a2, d.v[1], d.v[3]);
-  const Vec infinity = fma(minus_b2, even_b, fma(minus_a2, d.v[2], d.v[4]));
-  return {
-      {fma(a, even_a, odd_a), sub(odd_a, mul(a, even_a)), fma(b, even_b, odd_b), infinity, sub(odd_b, mul(b, even_b))}};
-}
-// F(4, 4): the points of F(4, 3), and 1/2 at the end. Its row is the polynomial that is zero at all others; theirs are
-// those without it times x - 1/2.
+// The points of six pixels, and 1/2 at the end. Its row is the polynomial that is zero at all others; theirs are those
+// without it times x - 1/2.
 inline Line<Vec, 7> transform_input(const Line<Vec, 7>& d) {
   Line<Vec, 6> e;
 #pragma GCC unroll 8
@@ -83,14 +75,24 @@ inline Line<Vec, 7> transform_input(const Line<Vec, 7>& d) {
   return {{t.v[0], t.v[1], t.v[2], t.v[3], t.v[4], t.v[5], half}};
 }
 
-inline Line<Vec, 2> transform_sums(const Line<Vec, 5>& m) {
+inline void transform_sums(const Line<Vec, 5>& m, Line<Vec, 2>& y) {
   const Vec sum = add(add(m.v[0], m.v[1]), add(m.v[2], m.v[4]));
-  return {{sum, fma(Vec::set(1.25f), sub(m.v[2], m.v[4]), fma(Vec::set(0.375f), sub(m.v[0], m.v[1]), m.v[3]))}};
+  y = {{sum, fma(Vec::set(1.28125f), sub(m.v[2], m.v[4]), fma(Vec::set(0.375f), sub(m.v[0], m.v[1]), m.v[3]))}};
 }
-inline Line<Vec, 4> transform_sums(const Line<Vec, 7>& m) {
-  const Line<Vec, 4> y = transform_sums(Line<Vec, 6>{{m.v[0], m.v[1], m.v[2], m.v[3], m.v[4], m.v[5]}});
-  return {{add(y.v[0], m.v[6]), fma(Vec::set(0.5f), m.v[6], y.v[1]), fma(Vec::set(0.25f), m.v[6], y.v[2]),
-           fma(Vec::set(0.125f), m.v[6], y.v[3])}};
+inline void transform_sums(const Line<Vec, 5>& m, Line<Vec, 3>& y) {
+  const Vec s1 = add(m.v[0], m.v[1]), d1 = sub(m.v[0], m.v[1]), s2 = add(m.v[2], m.v[4]), d2 = sub(m.v[2], m.v[4]);
+  y = {{add(s1, s2), fma(Vec::set(1.28125f), d2, mul(Vec::set(0.375f), d1)),
+        fma(Vec::set(1.6416015625f), s2, fma(Vec::set(0.140625f), s1, m.v[3]))}};
+}
+inline void transform_sums(const Line<Vec, 6>& m, Line<Vec, 4>& y) {
+  const Vec s1 = add(m.v[1], m.v[2]), d1 = sub(m.v[1], m.v[2]), s2 = add(m.v[3], m.v[4]), d2 = sub(m.v[3], m.v[4]);
+  y = {{add(add(m.v[0], s1), s2), fma(Vec::set(2.0f), d2, d1), fma(Vec::set(4.0f), s2, s1),
+        add(fma(Vec::set(8.0f), d2, d1), m.v[5])}};
+}
+inline void transform_sums(const Line<Vec, 7>& m, Line<Vec, 4>& y) {
+  transform_sums(Line<Vec, 6>{{m.v[0], m.v[1], m.v[2], m.v[3], m.v[4], m.v[5]}}, y);
+  y = {{add(y.v[0], m.v[6]), fma(Vec::set(0.5f), m.v[6], y.v[1]), fma(Vec::set(0.25f), m.v[6], y.v[2]),
+        fma(Vec::set(0.125f), m.v[6], y.v[3])}};
 }
 
 // Lines of pixels that K rows of tiles' pixels lie in, null where they lie outside the image.
@@ -145,10 +147,10 @@ inline Line<V, K> load_column(const T* const at[K], int64_t offset, bool inside,
 
 // One vector of channels of up to kTileGroup neighbouring tiles, the first of which begins at column x. What the loop
 // reads besides pixels is copied to variables of its own, which stores of vectors cannot change.
-template <int K, class V, class T, class E, class Load>
-inline void transform_group(const TileLines<T, K>& lines, const T* zeros, int64_t x, int64_t tiles, int64_t w,
+template <class Tile, class V, class T, class E, class Load>
+inline void transform_group(const TileLines<T, Tile::K>& lines, const T* zeros, int64_t x, int64_t tiles, int64_t w,
                             int64_t c, const Load given, bool prefetch, E* to, int64_t v_row, int64_t v_product) {
-  constexpr int kM = sums_of(K), kOverlap = overlap_of(K);
+  constexpr int K = Tile::K, kM = Tile::M, kOverlap = Tile::kOverlap;
   const Load load = given;
   const T* at[K];
 #pragma GCC unroll 8
@@ -183,12 +185,12 @@ inline void transform_group(const TileLines<T, K>& lines, const T* zeros, int64_
 }
 
 // Tiles [tx, tx + tiles) of one row of tiles to v, the place of the first.
-template <int K, class T, class E>
-void transform_tiles(const TileLines<T, K>& lines, const T* zeros, const Pick<T>* picks, int64_t tx, int64_t tiles,
-                     int64_t w, int64_t c_x, int64_t c_in, E* v, int64_t v_row, int64_t v_product) {
-  constexpr int kM = sums_of(K);
+template <class Tile, class T, class E>
+void transform_tiles(const TileLines<T, Tile::K>& lines, const T* zeros, const Pick<T>* picks, int64_t tx,
+                     int64_t tiles, int64_t w, int64_t c_x, int64_t c_in, E* v, int64_t v_row, int64_t v_product) {
   for (int64_t group = 0; group < tiles; group += kTileGroup) {
-    const int64_t size = tiles - group < kTileGroup ? tiles - group : kTileGroup, x = kM * (tx + group) - margin_of(K);
+    const int64_t size = tiles - group < kTileGroup ? tiles - group : kTileGroup;
+    const int64_t x = Tile::M * (tx + group) - Tile::kMargin;
     E* to = v + group * v_row;
     int64_t c = 0;
 #if defined(VSR_BF16_DOT)
@@ -196,10 +198,10 @@ void transform_tiles(const TileLines<T, K>& lines, const T* zeros, const Pick<T>
       for (; c + VecPair::kWidth <= c_in; c += VecPair::kWidth) {
         if (picks) {
           const LoadPicked<VecPair, T> load{picks + c / Vec::kWidth, c * c_x / c_in};
-          transform_group<K, VecPair>(lines, zeros, x, size, w, c_x, load, true, to + c, v_row, v_product);
+          transform_group<Tile, VecPair>(lines, zeros, x, size, w, c_x, load, true, to + c, v_row, v_product);
         } else {
           const LoadWhole<VecPair, T> load{c};
-          transform_group<K, VecPair>(lines, zeros, x, size, w, c_x, load, true, to + c, v_row, v_product);
+          transform_group<Tile, VecPair>(lines, zeros, x, size, w, c_x, load, true, to + c, v_row, v_product);
         }
       }
     }
@@ -207,25 +209,25 @@ void transform_tiles(const TileLines<T, K>& lines, const T* zeros, const Pick<T>
     for (; c < c_in; c += Vec::kWidth) {
       if (picks) {
         const LoadPicked<Vec, T> load{picks + c / Vec::kWidth, c * c_x / c_in};
-        transform_group<K, Vec>(lines, zeros, x, size, w, c_x, load, true, to + c, v_row, v_product);
+        transform_group<Tile, Vec>(lines, zeros, x, size, w, c_x, load, true, to + c, v_row, v_product);
       } else if (c + Vec::kWidth <= c_in) {
         const bool prefetch = c * sizeof(T) % 64 == 0;
-        transform_group<K, Vec>(lines, zeros, x, size, w, c_x, LoadWhole<Vec, T>{c}, prefetch, to + c, v_row,
-                                v_product);
+        transform_group<Tile, Vec>(lines, zeros, x, size, w, c_x, LoadWhole<Vec, T>{c}, prefetch, to + c, v_row,
+                                   v_product);
       } else {
         const LoadSome<T> load{c, static_cast<int>(c_in - c)};
-        transform_group<K, Vec>(lines, zeros, x, size, w, c_x, load, false, to + c, v_row, v_product);
+        transform_group<Tile, Vec>(lines, zeros, x, size, w, c_x, load, false, to + c, v_row, v_product);
       }
     }
   }
 }
 
-// One vector of columns of one tile: K x K products to kM x kM sums. The bias joins product (1, 1), which every sum
+// One vector of columns of one tile: K x K products to M x M sums. The bias joins product (1, 1), which every sum
 // contains once where 1 is the second point.
-template <int K>
+template <class Tile>
 inline void transform_products(const float* m, int64_t m_product, int count, Vec bias,
-                               Line<Vec, sums_of(K)> sums[sums_of(K)]) {
-  constexpr int kM = sums_of(K);
+                               Line<Vec, Tile::M> sums[Tile::M]) {
+  constexpr int K = Tile::K, kM = Tile::M;
   Line<Vec, kM> half[K];
 #pragma GCC unroll 8
   for (int j = 0; j < K; ++j) {
@@ -233,15 +235,18 @@ inline void transform_products(const float* m, int64_t m_product, int count, Vec
 #pragma GCC unroll 8
     for (int i = 0; i < K; ++i) column.v[i] = load_some(m + (i * K + j) * m_product, count);
     if (K != 5 && j == 1) column.v[1] = add(column.v[1], bias);
-    half[j] = transform_sums(column);
+    transform_sums(column, half[j]);
   }
 #pragma GCC unroll 4
   for (int i = 0; i < kM; ++i) {
     Line<Vec, K> row;
 #pragma GCC unroll 8
     for (int j = 0; j < K; ++j) row.v[j] = half[j].v[i];
-    sums[i] = transform_sums(row);
-    if constexpr (K == 5) sums[i] = {{add(sums[i].v[0], bias), add(sums[i].v[1], bias)}};
+    transform_sums(row, sums[i]);
+    if constexpr (K == 5) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kM; ++j) sums[i].v[j] = add(sums[i].v[j], bias);
+    }
   }
 }
 
@@ -251,10 +256,12 @@ inline Vec sum_of(const Line<Vec, kM> sums[kM]) {
 #pragma GCC unroll 4
   for (int i = 0; i < kM; ++i) {
     all[i] = add(sums[i].v[0], sums[i].v[1]);
+    if constexpr (kM == 3) all[i] = add(all[i], sums[i].v[2]);
     if constexpr (kM == 4) all[i] = add(all[i], add(sums[i].v[2], sums[i].v[3]));
   }
   if constexpr (kM == 2) return add(all[0], all[1]);
-  return add(add(all[0], all[1]), add(all[2 % kM], all[3 % kM]));
+  if constexpr (kM == 3) return add(add(all[0], all[1]), all[2]);
+  if constexpr (kM == 4) return add(add(all[0], all[1]), add(all[2], all[3]));
 }
 
 // The sums of a tile, of which `high` x `wide` pixels lie in the image.
@@ -304,7 +311,7 @@ struct WinogradBuffers {
 inline WinogradBuffers winograd_buffers(const Conv& p, int64_t operand_bytes, int64_t element_bytes) {
   WinogradBuffers b;
   const auto whole = [](int64_t bytes) { return (bytes + 63) / 64 * 64; };
-  const int64_t products = p.plan.products, pixels = products == 36 ? 16 : 4;
+  const int64_t products = p.plan.products, pixels = p.plan.sums * p.plan.sums;
   const int64_t rows = (p.plan.block_rows + kRowMultiple - 1) / kRowMultiple * kRowMultiple;
   b.v_row = whole_vectors(p.c_in);
   b.v_product = rows * b.v_row + 64 / operand_bytes;
@@ -314,14 +321,14 @@ inline WinogradBuffers winograd_buffers(const Conv& p, int64_t operand_bytes, in
   b.v_bytes = whole(products * b.v_product * operand_bytes);
   b.m_bytes = whole(products * b.m_product * 4);
   b.z_bytes = whole(pixels * p.plan.block_rows * b.z_step * 4);
-  b.zero_bytes = whole((4 * kTileGroup + overlap_of(6)) * p.c_x * element_bytes);  // of a line of a group of tiles
+  b.zero_bytes = whole((p.plan.sums * kTileGroup + 2) * p.c_x * element_bytes);  // of a line of a group of tiles
   return b;
 }
 
 // A block of tiles in its buffers.
 template <class T, class E, int kM>
 struct WinogradBlock {
-  static constexpr int kTile = kM + 2, kProducts = kTile * kTile;
+  using Cut = Tile<kM + 2, kM>;
   const Conv& p;
   const Epilogue& tail;
   const Pick<T>* picks;
@@ -348,12 +355,12 @@ struct WinogradBlock {
   void transform_pixels() const {
     each_run([&](int64_t n, int64_t ty, int64_t tx, int64_t count, int64_t at) {
       const T* image = static_cast<const T*>(p.x) + n * tail.h * tail.w * p.c_x;
-      const TileLines<T, kTile> lines = tile_lines<kTile>(image, kM * ty - 1, tail.h, tail.w, p.c_x);
-      transform_tiles<kTile>(lines, zeros, picks, tx, count, tail.w, p.c_x, p.c_in, v + at * b.v_row, b.v_row,
-                             b.v_product);
+      const TileLines<T, Cut::K> lines = tile_lines<Cut::K>(image, kM * ty - 1, tail.h, tail.w, p.c_x);
+      transform_tiles<Cut>(lines, zeros, picks, tx, count, tail.w, p.c_x, p.c_in, v + at * b.v_row, b.v_row,
+                           b.v_product);
     });
     for (int64_t t = tiles; t % 8 != 0 || t % 12 != 0; ++t)  // what registers hold beyond the last tile
-      for (int xi = 0; xi < kProducts; ++xi)
+      for (int xi = 0; xi < Cut::kProducts; ++xi)
         __builtin_memset(static_cast<void*>(v + xi * b.v_product + t * b.v_row), 0, b.v_row * sizeof(E));
   }
 
@@ -365,7 +372,7 @@ struct WinogradBlock {
   void multiply_chunk(int64_t chunk) const {
     const int64_t columns = columns_of(chunk), vectors = vectors_of(columns);
     const E* weights = static_cast<const E*>(p.packed) + packed_chunk(p.plan, chunk);
-    for (int xi = 0; xi < kProducts; ++xi)
+    for (int xi = 0; xi < Cut::kProducts; ++xi)
       multiply(Rows<E>{v + xi * b.v_product, tiles, b.v_row, p.plan.k}, weights + packed_product(p.plan, vectors, xi),
                m + xi * b.m_product, b.m_row, columns, nullptr);
   }
@@ -387,7 +394,7 @@ struct WinogradBlock {
           const int lanes = columns - c < Vec::kWidth ? static_cast<int>(columns - c) : Vec::kWidth;
           const int64_t column = first_column + c;
           Line<Vec, kM> sums[kM];
-          transform_products<kTile>(products + (at + t) * m_row + c, m_product, lanes, Vec::load(biases + c), sums);
+          transform_products<Cut>(products + (at + t) * m_row + c, m_product, lanes, Vec::load(biases + c), sums);
           watch = fma(sum_of<kM>(sums), Vec::set(0.0f), watch);
           const int64_t place = pixel + column + column / piece * piece * (to.w - 1);
           finish_tile<T, kM>(to, sums, column, place, line, piece, lanes, high, wide);
@@ -409,7 +416,7 @@ struct WinogradBlock {
       for (int64_t c = 0; c < columns; c += Vec::kWidth) {
         const int count = c + Vec::kWidth <= columns ? Vec::kWidth : static_cast<int>(columns - c);
         Line<Vec, kM> sums[kM];
-        transform_products<kTile>(products + t * m_row + c, m_product, count, Vec::load(biases + c), sums);
+        transform_products<Cut>(products + t * m_row + c, m_product, count, Vec::load(biases + c), sums);
         float* to = tile + c;
 #pragma GCC unroll 4
         for (int i = 0; i < kM; ++i)
@@ -444,7 +451,10 @@ void winograd_blocks(const Conv& p, int64_t begin, int64_t end) {
   char *m = memory + b.v_bytes, *z = m + b.m_bytes, *zeros = z + b.z_bytes;
   __builtin_memset(zeros, 0, b.zero_bytes);
   const Pick<float>* scatter = scatter_picks(tail);
-  const bool straight = !scatter && (tail.r == 1 || tail.c / tail.r % Vec::kWidth == 0);
+  // In an image of one line most of a tile is nothing, whose rounding would be too much for the sums of so few
+  // products: they are found by the direct method.
+  const bool one_line = tail.h == 1 || tail.w == 1;
+  const bool straight = !one_line && !scatter && (tail.r == 1 || tail.c / tail.r % Vec::kWidth == 0);
   WinogradBlock<T, E, kM> block{p,
                                 tail,
                                 input_picks<T>(p, sizeof(E) == 2),
@@ -473,6 +483,9 @@ void winograd_blocks(const Conv& p, int64_t begin, int64_t end) {
       block.multiply_chunk(chunk);
       watch = add(watch, block.collect_chunk(chunk));
     }
-    block.finish_z(watch.sum() == 0.0f, scatter);
+    if (one_line) {
+      for (int64_t i = 0; i < b.z_bytes / 4; ++i) block.z[i] = __builtin_nanf("");
+    }
+    block.finish_z(!one_line && watch.sum() == 0.0f, scatter);
   }
 }

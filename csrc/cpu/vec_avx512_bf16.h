@@ -45,6 +45,8 @@ struct VecPair {
 };
 
 inline VecPair add(VecPair a, VecPair b) { return {add(a.even, b.even), add(a.odd, b.odd)}; }
+inline VecPair mul(VecPair a, VecPair b) { return {mul(a.even, b.even), mul(a.odd, b.odd)}; }
+inline VecPair fma(VecPair a, VecPair b, VecPair c) { return {fma(a.even, b.even, c.even), fma(a.odd, b.odd, c.odd)}; }
 inline VecPair sub(VecPair a, VecPair b) { return {sub(a.even, b.even), sub(a.odd, b.odd)}; }
 
 }  // namespace vsr::cpu::VSR_ISA

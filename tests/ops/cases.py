@@ -107,10 +107,10 @@ class Case:
             f"{name}={str(value).removeprefix('torch.')}" for name, value in self.row.items()
         )
 
-    def arguments(self, device: str, *, exact: bool) -> Arguments:
-        """Draw the arguments; ``exact`` as in :class:`ops.inputs.Draw`."""
+    def arguments(self, device: str, *, exact: bool, apart: bool = False) -> Arguments:
+        """Draw the arguments; ``exact`` and ``apart`` as in :class:`ops.inputs.Draw`."""
         seed = zlib.crc32(f"{self.operator.name} {self.number}".encode())
-        return self.operator.arguments(self.row, Draw(seed, self.dtype, device, exact=exact))
+        return self.operator.arguments(self.row, Draw(seed, self.dtype, device, exact=exact, apart=apart))
 
 
 def _activation(row: Row, channels: int, draw: Draw, arguments: Arguments) -> None:

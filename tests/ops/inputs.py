@@ -60,16 +60,20 @@ class Draw:
     ``exact`` numbers are multiples of a power of two with few bits: sums of their products are exact in float32, so
     that every implementation sees the same side of an activation's kink and gradients can be compared.
 
+    Where an implementation is exact for no numbers but PyTorch is, sums of convolutions are kept ``apart`` from the
+    kink instead: pixels are 1 or -1, and one tap of every filter outweighs all others together.
+
     Args:
         seed: of the generator.
         dtype: of the tensors.
         device: of the tensors.
         exact: draw such numbers.
+        apart: draw such pixels and filters.
     """
 
-    def __init__(self, seed: int, dtype: torch.dtype, device: str, *, exact: bool) -> None:
+    def __init__(self, seed: int, dtype: torch.dtype, device: str, *, exact: bool, apart: bool = False) -> None:
         self.generator = torch.Generator().manual_seed(seed)
-        self.dtype, self.device, self.exact = dtype, device, exact
+        self.dtype, self.device, self.exact, self.apart = dtype, device, exact, apart
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal, float64."""
@@ -79,23 +83,33 @@ class Draw:
         return lay_out(values.to(self.device, self.dtype), layout)
 
     def image(self, shape: tuple[int, ...], layout: str = "contiguous") -> Tensor:
-        """Normal values, cut at three; steps of 1/8 if exact."""
+        """Normal values, cut at three; steps of 1/8 if exact, signs if apart."""
         values = self.normal(*shape).clamp(-3, 3)
+        if self.apart:
+            values = (values + 0.5).sign()  # more of one, so that their sums do not cancel either
         return self._finish((values * 8).round() / 8 + 0.0 if self.exact else values, layout)  # + 0.0: no -0
 
     def gradient(self, shape: tuple[int, ...], layout: str = "contiguous") -> Tensor:
-        """Positive numbers around one, in steps of 1/8: sums of them do not cancel, so their rounding stays small."""
-        return self._finish(((self.normal(*shape).clamp(-3, 3) * 2).round() + 8) / 8, layout)
+        """Positive numbers around one, in steps of 1/8 if exact: sums do not cancel, so their rounding stays small."""
+        values = self.normal(*shape).clamp(-3, 3) * 2
+        return self._finish(((values.round() if self.exact else values) + 8) / 8, layout)
 
     def weight(self, shape: tuple[int, ...], layout: str = "contiguous") -> Tensor:
-        """Normal values of a size that keeps the output's near one; steps of 1/16 if exact."""
+        """Normal values of a size that keeps the output's near one; steps of 1/16 if exact.
+
+        If apart, one tap of every filter is six times as large as the sum of all others with signs usually is.
+        """
         values = self.normal(*shape).clamp(-3, 3)
         fan_in = max(1, shape[1] * shape[2] * shape[3])
-        return self._finish((values * 4).round() / 16 if self.exact else values / fan_in**0.5, layout)
+        values = (values * 4).round() / 16 if self.exact else values / fan_in**0.5
+        if self.apart:
+            values[:, :1, 1, 1] = 5.7 * values[:, :1, 1, 1].sign()  # no power of two, with which PyTorch would be exact
+            values = values / 6
+        return self._finish(values, layout)
 
     def bias(self, size: int, layout: str = "dense") -> Tensor:
-        """Normal values; odd multiples of 1/256 if exact, so that no exact sum with them is zero."""
-        values = self.normal(size).clamp(-2, 2)
+        """Normal values; odd multiples of 1/256 if exact, so that no exact sum with them is zero; small if apart."""
+        values = self.normal(size).clamp(-2, 2) / (20 if self.apart else 1)
         return self._finish(((values * 60).round() * 2 + 1) / 256 if self.exact else values / 4, layout)
 
     def slope(self, size: int, layout: str = "dense") -> Tensor:

@@ -21,6 +21,7 @@ def run(
     *,
     only: str | None = None,
     unused_is_zero: bool = False,
+    exact: bool = True,
 ) -> tuple[Outputs, Gradients]:
     """Outputs, and the gradients of the tensor arguments for an incoming gradient that is the same for all.
 
@@ -30,6 +31,7 @@ def run(
         arguments: of the call; their tensors become leaves.
         only: the one argument whose gradient is wanted; None for all.
         unused_is_zero: whether an argument that the output does not depend on is fine.
+        exact: draw the incoming gradient so, as :class:`ops.inputs.Draw` has it.
     """
     arguments = arguments.detached(requires_grad=only is None)
     leaves = {name: t for name, t in arguments.tensors.items() if only in (None, name)}
@@ -38,7 +40,7 @@ def run(
     outputs = function(arguments)
     incoming = []
     for i, out in enumerate(outputs):
-        values = Draw(i, case.dtype, arguments.device, exact=True).gradient(tuple(out.shape))
+        values = Draw(i, case.dtype, arguments.device, exact=exact).gradient(tuple(out.shape))
         incoming.append(lay_out(values, case.row.get("gradient", "contiguous")).to(out.dtype))
     found = torch.autograd.grad(outputs, list(leaves.values()), incoming, materialize_grads=unused_is_zero)
     return tuple(out.detach() for out in outputs), dict(zip(leaves, found, strict=True))

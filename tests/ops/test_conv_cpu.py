@@ -40,7 +40,7 @@ CHANNELS = (
 SIZES = ((1, 1), (1, 9), (2, 2), (7, 1), (5, 6), (16, 43), (33, 14))
 
 #: One pair of channels per method.
-METHODS = {"direct": (3, 20), "taps": (20, 3), "winograd": (20, 40), "winograd4": (20, 40)}
+METHODS = {"direct": (3, 20), "taps": (20, 3), "winograd3": (20, 40), "winograd4": (20, 40)}
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def test_winograd4_is_asked_for() -> None:
     draw = Draw(11, torch.float32, "cpu", exact=False)
     x, weight = draw.image((1, 16, 9, 9)), draw.weight((16, 16, 3, 3))
     default = vsr_kernels.conv3x3(x, weight)
-    assert_same_bits(conv(x, weight, method="winograd"), default, "exact")
+    assert_same_bits(conv(x, weight, method="winograd3"), default, "exact")
     assert not torch.equal(conv(x, weight, method="winograd4"), default)
 
 
@@ -139,7 +139,7 @@ def test_packed_weights_follow_the_setting() -> None:
     draw = Draw(13, torch.float32, "cpu", exact=False)
     x, weight = draw.image((1, 16, 9, 9)), torch.nn.Parameter(draw.weight((20, 16, 3, 3)))
     kept = vsr_kernels.PackedWeights()
-    for method in ("winograd", "winograd4", "winograd"):
+    for method in ("winograd3", "winograd4", "winograd3"):
         with on("cpu"), torch.no_grad(), precision(method):
             assert_same_bits(vsr_kernels.conv3x3(x, weight, packed=kept), conv(x, weight, method=method), method)
     for exact in (True, False):
@@ -155,7 +155,7 @@ def pick(total: int, count: int, seed: int) -> Sequence[int]:
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].tolist()
 
 
-@pytest.mark.parametrize("method", ["winograd", "winograd4"])
+@pytest.mark.parametrize("method", ["winograd3", "winograd4"])
 @pytest.mark.parametrize("channels", PRUNED, ids=str)
 @CPU
 def test_gather_and_scatter(backend: str, dtype: torch.dtype, channels: tuple[int, int, int, int], method: str) -> None:
@@ -196,10 +196,8 @@ def test_the_place_of_a_pixel_changes_no_bit(backend: str, dtype: torch.dtype, m
     whole = conv(x, weight, bias, method)
     for n in range(3):
         assert_same_bits(conv(x[n : n + 1], weight, bias, method), whole[n : n + 1], f"image {n}")
-    pieces = [(0, 0, 19, 23), (4, 12, 30, 40), (20, 96, 27, 35)]
+    pieces = [(0, 0, 19, 23), (12, 24, 30, 40), (24, 96, 23, 35)]
     edge = 5  # pixels whose tile may have other neighbours in a piece
-    if method != "winograd4":
-        pieces, edge = [(0, 0, 9, 11), (2, 10, 30, 40), (20, 98, 27, 33)], 1
     for top, left, height, width in pieces:
         rows, cols = slice(top, top + height), slice(left, left + width)
         inside = (..., slice(edge, -edge), slice(edge, -edge))
@@ -212,7 +210,7 @@ def test_the_place_of_a_pixel_changes_no_bit(backend: str, dtype: torch.dtype, m
 def test_nan_and_infinity_stay_in_their_place(backend: str, dtype: torch.dtype, method: str) -> None:
     """Exactly where the sum of nine products has them, also where tiles share the pixel."""
     c_in, c_out = METHODS[method]
-    draw = Draw(5, dtype, "cpu", exact=True)
+    draw = Draw(5, dtype, "cpu", exact=False)
     x, weight, bias = draw.image((2, c_in, 13, 22)), draw.weight((c_out, c_in, 3, 3)), draw.bias(c_out)
     x[0, 0, 1, 1], x[0, 1, 7, 6], x[1, 2, 0, 0], x[1, 0, 12, 21] = torch.nan, torch.inf, -torch.inf, torch.inf
     x[1, 1, 6, 9], x[1, 2, 6, 10] = torch.inf, -torch.inf
@@ -266,13 +264,13 @@ def test_subnormal_numbers(backend: str, dtype: torch.dtype, method: str) -> Non
     weight[:, 1, 2, 2] = 1.0
     x[:, 1] = 1.0
     got, ones = conv(x, weight, method=method)[..., :-1, :-1], torch.ones(1, c_out, 7, 8, dtype=dtype)
-    if is_winograd4(method, dtype):  # weights of sixths
-        torch.testing.assert_close(got, ones, rtol=1e-6, atol=0.0)
+    if method in ("winograd3", "winograd4"):  # weights that no binary fraction is
+        torch.testing.assert_close(got, ones, rtol=max(1e-6, torch.finfo(dtype).eps), atol=0.0)
     else:
         assert_same_bits(got, ones, "next to one")
 
 
-@pytest.mark.parametrize(("channels", "float32_error"), [(64, 3e-7), (300, 3.5e-7)])
+@pytest.mark.parametrize(("channels", "float32_error"), [(64, 4.2e-7), (300, 4.3e-7)])
 @CPU
 def test_documented_errors(backend: str, dtype: torch.dtype, channels: int, float32_error: float) -> None:
     """Relative L2 errors, as csrc/cpu/conv_winograd.inl.h gives them for 64 channels; the rest is output rounding."""
@@ -283,7 +281,7 @@ def test_documented_errors(backend: str, dtype: torch.dtype, channels: int, floa
     if dtype == torch.float32:
         assert error < float32_error
     elif dtype == torch.bfloat16 and vsr_kernels.cpu_isa() == "avx512_bf16":
-        assert error < 4.5e-3
+        assert error < 5.9e-3
     else:  # float32 until the output is rounded
         rounded = relative_l2(expected.to(dtype).double(), expected)
         assert error < 1.01 * rounded

@@ -10,7 +10,7 @@ def exact_float32(x: Tensor) -> bool:
     """The argument ``exact`` of the convolution operators.
 
     On a GPU, False allows TF32 on the way into tensor cores: :func:`tf32_is_forbidden`. On the CPU, where no operand is
-    ever rounded to TF32, it allows Winograd F(4x4), whose sums are float32 but whose error is some six times that of a
+    ever rounded to TF32, it allows Winograd F(4x4), whose sums are float32 but whose error is some four times that of a
     direct convolution: :func:`fast_float32_is_forbidden`. Elsewhere True.
     """
     if x.is_cuda:
