@@ -270,16 +270,16 @@ def test_subnormal_numbers(backend: str, dtype: torch.dtype, method: str) -> Non
         assert_same_bits(got, ones, "next to one")
 
 
-@pytest.mark.parametrize(("channels", "float32_error"), [(64, 4.2e-7), (300, 4.3e-7)])
+@pytest.mark.parametrize(("channels", "float32_error"), [(64, 4.1e-7), (300, 4.2e-7)])
 @CPU
 def test_documented_errors(backend: str, dtype: torch.dtype, channels: int, float32_error: float) -> None:
-    """Relative L2 errors, as csrc/cpu/conv_winograd.inl.h gives them for 64 channels; the rest is output rounding."""
+    """Relative L2 errors, as csrc/cpu/conv_winograd.inl.h gives them; the rest is output rounding."""
     draw = Draw(7, dtype, "cpu", exact=False)
     x, weight = draw.image((1, channels, 20, 31)), draw.weight((64, channels, 3, 3))
     expected = truth.convolve(x.double(), weight.double(), None)
     error = relative_l2(conv(x, weight).double(), expected)
     if dtype == torch.float32:
-        assert error < float32_error
+        assert error < float32_error + (3e-8 if vsr_kernels.cpu_isa() == "portable" else 0)  # may be without FMA
     elif dtype == torch.bfloat16 and vsr_kernels.cpu_isa() == "avx512_bf16":
         assert error < 5.9e-3
     else:  # float32 until the output is rounded
